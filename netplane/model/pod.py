@@ -1,0 +1,52 @@
+"""Pod and Namespace (core/v1), as far as the network sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from netplane.model.address import IPAddress, Protocol
+
+Labels = frozenset[tuple[str, str]]
+
+
+class PodId(NamedTuple):
+    """Namespace and name of a Pod."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    """A named container port: what a Service's `targetPort: http` resolves to."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A Pod with its addresses. `terminating` is a set deletionTimestamp, `finished` a phase it never leaves."""
+
+    id: PodId
+    node: str = ""
+    addresses: tuple[IPAddress, ...] = ()
+    labels: Labels = frozenset()
+    ports: tuple[ContainerPort, ...] = ()
+    ready: bool = False
+    terminating: bool = False
+    finished: bool = False
+    host_network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A Namespace and its labels."""
+
+    name: str
+    labels: Labels = frozenset()

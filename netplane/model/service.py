@@ -1,0 +1,98 @@
+"""Service: a stable address in front of changing Pods (core/v1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from typing import NamedTuple
+
+from netplane.model.address import IPAddress, IPNetwork, Protocol
+
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+HEADLESS_LABEL = "service.kubernetes.io/headless"
+DEFAULT_AFFINITY_TIMEOUT = timedelta(seconds=10800)
+
+
+class ServiceId(NamedTuple):
+    """Namespace and name: what a Service or its EndpointSlices are found by."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ServicePortId(NamedTuple):
+    """One port of one Service: the unit that has endpoints, affinity and a chain name."""
+
+    namespace: str
+    name: str
+    port: str
+    protocol: Protocol
+
+    @property
+    def service(self) -> ServiceId:
+        """The Service this port belongs to."""
+        return ServiceId(self.namespace, self.name)
+
+    def __str__(self) -> str:
+        """`ns/name:port`, or `ns/name` for an unnamed port: kube-proxy's servicePortName."""
+        base = f"{self.namespace}/{self.name}"
+        return f"{base}:{self.port}" if self.port else base
+
+
+class ServiceType(Enum):
+    """`spec.type`."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+    EXTERNAL_NAME = "ExternalName"
+
+
+class Scope(Enum):
+    """A traffic policy: endpoints of the whole cluster, or only those on the node the packet is on."""
+
+    CLUSTER = "Cluster"
+    LOCAL = "Local"
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """One entry of `spec.ports`. `target` is a number or the name of a container port; `node_port` 0 is none."""
+
+    name: str
+    protocol: Protocol
+    port: int
+    target: int | str
+    node_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """One address of `status.loadBalancer.ingress`; `proxy` is `ipMode: Proxy` (KEP-1860)."""
+
+    address: IPAddress
+    proxy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a node needs to know of a Service. `cluster_ips` is empty for headless and ExternalName Services."""
+
+    id: ServiceId
+    type: ServiceType = ServiceType.CLUSTER_IP
+    ports: tuple[ServicePort, ...] = ()
+    cluster_ips: tuple[IPAddress, ...] = ()
+    external_ips: tuple[IPAddress, ...] = ()
+    ingress: tuple[Ingress, ...] = ()
+    source_ranges: tuple[IPNetwork, ...] = ()
+    internal: Scope = Scope.CLUSTER
+    external: Scope = Scope.CLUSTER
+    affinity: timedelta | None = None
+    health_check_node_port: int = 0
+    publish_not_ready: bool = False
+    selector: tuple[tuple[str, str], ...] = ()
+    labels: frozenset[tuple[str, str]] = field(default=frozenset())
