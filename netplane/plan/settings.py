@@ -76,6 +76,4 @@ class Settings:
 
 def _check_link_name(option: str, name: str) -> None:
     if not _LINK_NAME.match(name):
-        raise InputError(
-            f"{option}: {name!r} is not an interface name; use 1 to 15 letters, digits or one of _.@-"
-        )
+        raise InputError(f"{option}: {name!r} is not an interface name; use 1 to 15 letters, digits or one of _.@-")
