@@ -11,6 +11,7 @@ from netplane.errors import Problem
 from netplane.model.address import Family, IPAddress, IPNetwork, Protocol, host_port
 from netplane.model.endpoint import EndpointState
 from netplane.model.service import ServiceId, ServicePortId
+from netplane.model.snapshot import Snapshot
 from netplane.plan.settings import Settings
 
 
@@ -201,6 +202,7 @@ class ServicePlan:
     cluster_ips: tuple[IPAddress, ...] = ()
     health: HealthCheck | None = None
     problems: tuple[Problem, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def rows(self) -> Iterator[FrontendRow]:
         """All rows, in the order of the Service's ports."""
@@ -217,13 +219,22 @@ class NodeFacts:
     addresses: tuple[IPAddress, ...] = ()
     pod_ranges: tuple[IPNetwork, ...] = ()
 
+    def primary_addresses(self) -> tuple[IPAddress, ...]:
+        """The first address of each family."""
+        return tuple({address.version: address for address in reversed(self.addresses)}.values())
+
+
+Claim = tuple[int, ServiceId]
+"""Who wants an address or frontend: the smaller claim has it. Cluster IPs rank 0, before everything else."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What must happen to packets on one node. Total: a packet no row names is left alone.
 
-    `services` holds one entry per Service that has rows, cluster IPs or problems, in no particular order;
-    `families` are the IP versions that are served at all. Problems of single Services are in their entries.
+    `services` holds one entry per Service, in no particular order; `families` are the IP versions that are served
+    at all. Problems of single Services are in their entries. Local detection in `settings` is resolved: a pod range
+    names its networks.
     """
 
     node: NodeFacts
@@ -231,8 +242,9 @@ class Plan:
     families: frozenset[Family]
     services: Mapping[ServiceId, ServicePlan]
     problems: tuple[Problem, ...] = ()
-    owners: Mapping[IPAddress | Frontend, tuple[ServiceId, ...]] = field(default_factory=dict, compare=False)
-    """Who claims which cluster IP or frontend, smallest id first; the first one has it. Bookkeeping of `node.py`."""
+    claims: Mapping[IPAddress | Frontend, tuple[Claim, ...]] = field(default_factory=dict, compare=False)
+    snapshot: Snapshot = field(default_factory=Snapshot, compare=False)
+    """Both are memory of `node.py`: who claims what, smallest first, and what the entries were made from."""
 
     def sorted_services(self) -> list[ServicePlan]:
         """The entries by namespace and name."""

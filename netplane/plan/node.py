@@ -1,0 +1,209 @@
+"""The plan of a whole node: facts, local detection, every Service, and who has an address two Services claim.
+
+Cost follows the change: given the previous plan, only Services whose objects are not the same ones are planned
+again. The result never depends on whether, or from what, it was derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from operator import is_
+from typing import TypeVar
+
+from netplane.errors import InputError, Problem
+from netplane.model.address import Family, IPAddress
+from netplane.model.service import ServiceId
+from netplane.model.snapshot import Snapshot
+from netplane.plan.plan import (
+    Claim,
+    Frontend,
+    FrontendKind,
+    FrontendRow,
+    NodeFacts,
+    Plan,
+    ServicePlan,
+    ThisNode,
+)
+from netplane.plan.services import Place, plan_service
+from netplane.plan.settings import PodRange, Settings
+
+Key = TypeVar("Key")
+Claims = dict[IPAddress | Frontend, tuple[Claim, ...]]
+
+_ABSENT = object()
+_RANK = {
+    FrontendKind.CLUSTER_IP: 0,
+    FrontendKind.NODE_PORT: 1,
+    FrontendKind.LOAD_BALANCER: 1,
+    FrontendKind.EXTERNAL_IP: 2,  # anyone who may edit a Service may write any address there (CVE-2020-8554)
+}
+
+
+def plan_node(snapshot: Snapshot, node: str, settings: Settings, previous: Plan | None = None) -> Plan:
+    """The plan for `node`. `previous` saves work and never changes the result.
+
+    Raises InputError if the settings need a fact of the Node object that is missing.
+    """
+    facts = _facts(snapshot, node)
+    place = _place(facts, settings)
+    old = previous if previous is not None and _place_of(previous) == place else None
+    changed, removed = _differences(old.snapshot if old else Snapshot(), snapshot)
+    services = dict(old.services) if old else {}
+    claims: Claims = dict(old.claims) if old else {}
+    fresh = {
+        service: plan_service(snapshot.services[service], snapshot.slices.get(service, ()), place)
+        for service in changed
+    }
+    contested = _renew_claims(claims, (services[each] for each in (*changed, *removed) if each in services), fresh)
+    for service in removed:
+        del services[service]
+    for service in contested - fresh.keys():
+        if service in snapshot.services:
+            fresh[service] = plan_service(snapshot.services[service], snapshot.slices.get(service, ()), place)
+    services.update((service, _settle(entry, claims)) for service, entry in fresh.items())
+    return Plan(
+        node=facts,
+        settings=place.settings,
+        families=place.families,
+        services=services,
+        problems=_problems(snapshot, node),
+        claims=claims,
+        snapshot=snapshot,
+    )
+
+
+def _facts(snapshot: Snapshot, name: str) -> NodeFacts:
+    node = snapshot.nodes.get(name)
+    return NodeFacts(name, node.zone, node.addresses, node.pod_ranges) if node else NodeFacts(name)
+
+
+def _problems(snapshot: Snapshot, name: str) -> tuple[Problem, ...]:
+    if name in snapshot.nodes:
+        return ()
+    known = ", ".join(sorted(snapshot.nodes)[:5]) or "none"
+    why = f"not found (Nodes: {known}); its zone, addresses and pod ranges are unknown"
+    return (Problem(where="", what=f"Node {name}", why=why),)
+
+
+def _place(facts: NodeFacts, settings: Settings) -> Place:
+    """Resolve local detection. Which families can be served follows from it."""
+    if not isinstance(settings.local, PodRange):
+        return Place(facts, settings, frozenset(Family))
+    ranges = settings.local if settings.local.networks else PodRange(facts.pod_ranges)
+    families = frozenset(family for family in Family if ranges.covers(family))
+    if not families:
+        raise InputError(
+            f"local detection by pod range: Node {facts.name} has no spec.podCIDRs;"
+            " set them, or say --local pod-range=CIDR, bridge=NAME or interface-prefix=PREFIX"
+        )
+    return Place(facts, replace(settings, local=ranges), families)
+
+
+def _place_of(plan: Plan) -> Place:
+    return Place(plan.node, plan.settings, plan.families)
+
+
+def _differences(old: Snapshot, new: Snapshot) -> tuple[list[ServiceId], list[ServiceId]]:
+    """Services to plan again and Services that are gone, told by object identity (see Snapshot)."""
+    changed, removed = _changed_keys(old.services, new.services)
+    slices_changed, slices_gone = _changed_keys(old.slices, new.slices)
+    touched = dict.fromkeys((*changed, *slices_changed, *slices_gone))
+    return [each for each in touched if each in new.services], removed
+
+
+def _changed_keys(old: Mapping[Key, object], new: Mapping[Key, object]) -> tuple[list[Key], list[Key]]:
+    """Keys of `new` whose value is another object than in `old`, and keys that are gone."""
+    if len(old) == len(new) and all(map(is_, old, new)):  # the common case: a copy with some values replaced
+        same = map(is_, old.values(), new.values())
+        return [key for key, unchanged in zip(new, same, strict=True) if not unchanged], []
+    changed = [key for key, value in new.items() if old.get(key, _ABSENT) is not value]
+    return changed, [key for key in old if key not in new]
+
+
+def _wanted(entry: ServicePlan) -> Iterator[tuple[IPAddress | Frontend, Claim]]:
+    """What the entry claims: its cluster IPs whole; of every other address the one port (and that it uses it)."""
+    for address in entry.cluster_ips:
+        yield address, (0, entry.service)
+    for row in entry.rows():
+        if row.kind is not FrontendKind.CLUSTER_IP:
+            claim = (_RANK[row.kind], entry.service)
+            yield row.frontend, claim
+            if not isinstance(row.frontend.address, ThisNode):
+                yield row.frontend.address, claim
+
+
+def _renew_claims(claims: Claims, old: Iterable[ServicePlan], fresh: dict[ServiceId, ServicePlan]) -> set[ServiceId]:
+    """Replace the claims of old entries by those of fresh ones; return all Services with a rival on what was touched.
+
+    A settled entry no longer shows what it lost, so a loser's claims are remembered in `claims` alone: they are
+    found and dropped by its name.
+    """
+    contested: set[ServiceId] = set()
+    for entry in old:
+        keys = {key for key, _ in _wanted(entry)}
+        if entry.problems:  # it may have lost something: look everywhere, this is rare
+            keys.update(key for key, each in claims.items() if any(who == entry.service for _, who in each))
+        for key in keys:
+            rest = tuple(claim for claim in claims.get(key, ()) if claim[1] != entry.service)
+            contested.update(who for _, who in rest)
+            if rest:
+                claims[key] = rest
+            else:
+                claims.pop(key, None)
+    for entry in fresh.values():
+        for key, claim in _wanted(entry):
+            rivals = claims.get(key)
+            if rivals is None:
+                claims[key] = (claim,)
+            elif claim not in rivals:
+                claims[key] = tuple(sorted((*rivals, claim)))
+                contested.update(who for _, who in claims[key])
+    return contested
+
+
+def _settle(entry: ServicePlan, claims: Claims) -> ServicePlan:
+    """The entry without what other Services have a better claim to, and with the problems that says."""
+    lost: dict[IPAddress | Frontend, ServiceId] = {}
+    for key, _ in _wanted(entry):
+        rank, winner = claims[key][0]
+        exclusive = isinstance(key, Frontend) or rank == 0  # an address is shared unless it is a cluster IP
+        if exclusive and winner != entry.service:
+            lost[key] = winner
+    if not lost:
+        return _without_repeated_rows(entry)
+
+    def kept(row: FrontendRow) -> bool:
+        return row.frontend not in lost and row.frontend.address not in lost
+
+    ports = tuple(replace(port, rows=tuple(filter(kept, port.rows))) for port in entry.ports)
+    problems = tuple(
+        Problem(
+            where="",
+            what=f"Service {entry.service}: {key}",
+            why=f"already taken by Service {winner}, which keeps it; give one of them another",
+        )
+        for key, winner in lost.items()
+    )
+    addresses = tuple(address for address in entry.cluster_ips if address not in lost)
+    return _without_repeated_rows(
+        replace(entry, ports=ports, cluster_ips=addresses, problems=entry.problems + problems)
+    )
+
+
+def _without_repeated_rows(entry: ServicePlan) -> ServicePlan:
+    """One Service may name a frontend twice (two ports with one number): the first has it."""
+    rows = list(entry.rows())
+    if len({row.frontend for row in rows}) == len(rows):
+        return entry
+    seen: set[Frontend] = set()
+
+    def first(row: FrontendRow) -> bool:
+        new = row.frontend not in seen
+        seen.add(row.frontend)
+        return new
+
+    ports = tuple(replace(port, rows=tuple(filter(first, port.rows))) for port in entry.ports)
+    why = "two of its ports have the same number and protocol; the first one has it"
+    problem = Problem(where="", what=f"Service {entry.service}: spec.ports", why=why)
+    return replace(entry, ports=ports, problems=(*entry.problems, problem))
