@@ -6,15 +6,13 @@ again. The result never depends on whether, or from what, it was derived.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from operator import is_
-from typing import TypeVar
 
 from netplane.errors import InputError, Problem
 from netplane.model.address import Family, IPAddress
 from netplane.model.service import ServiceId
-from netplane.model.snapshot import Snapshot
+from netplane.model.snapshot import Snapshot, changed_keys
 from netplane.plan.plan import (
     Claim,
     Frontend,
@@ -28,10 +26,8 @@ from netplane.plan.plan import (
 from netplane.plan.services import Place, plan_service
 from netplane.plan.settings import PodRange, Settings
 
-Key = TypeVar("Key")
 Claims = dict[IPAddress | Frontend, tuple[Claim, ...]]
 
-_ABSENT = object()
 _RANK = {
     FrontendKind.CLUSTER_IP: 0,
     FrontendKind.NODE_PORT: 1,
@@ -106,19 +102,10 @@ def _place_of(plan: Plan) -> Place:
 
 def _differences(old: Snapshot, new: Snapshot) -> tuple[list[ServiceId], list[ServiceId]]:
     """Services to plan again and Services that are gone, told by object identity (see Snapshot)."""
-    changed, removed = _changed_keys(old.services, new.services)
-    slices_changed, slices_gone = _changed_keys(old.slices, new.slices)
+    changed, removed = changed_keys(old.services, new.services)
+    slices_changed, slices_gone = changed_keys(old.slices, new.slices)
     touched = dict.fromkeys((*changed, *slices_changed, *slices_gone))
     return [each for each in touched if each in new.services], removed
-
-
-def _changed_keys(old: Mapping[Key, object], new: Mapping[Key, object]) -> tuple[list[Key], list[Key]]:
-    """Keys of `new` whose value is another object than in `old`, and keys that are gone."""
-    if len(old) == len(new) and all(map(is_, old, new)):  # the common case: a copy with some values replaced
-        same = map(is_, old.values(), new.values())
-        return [key for key, unchanged in zip(new, same, strict=True) if not unchanged], []
-    changed = [key for key, value in new.items() if old.get(key, _ABSENT) is not value]
-    return changed, [key for key in old if key not in new]
 
 
 def _wanted(entry: ServicePlan) -> Iterator[tuple[IPAddress | Frontend, Claim]]:

@@ -130,10 +130,12 @@ class Part:
     """What one Service contributes: elements, and chains and sets of its own (only for client-IP affinity).
 
     Elements of the sets in `SHARED` may be contributed by several parts; all others belong to one part only.
+    `uses` are the chains its elements lead to that many Services have in common.
     """
 
     elements: Elements = field(default_factory=dict)
     structure: Mapping[Family, Structure] = field(default_factory=dict)
+    uses: frozenset[tuple[Family, Chain]] = frozenset()
 
 
 SHARED = frozenset({"endpoints", "hairpins"})

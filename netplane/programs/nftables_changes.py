@@ -1,0 +1,261 @@
+"""What leads from one nftables state to another.
+
+Two ways to the same changes: `changes_from_found` compares everything with what the kernel was read to have, and
+`Applied.changes_to` compares two programs, looking only at the Services whose parts are not the same objects.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from netplane.model.address import Family
+from netplane.model.snapshot import changed_keys
+from netplane.programs.nftables import (
+    NFT_FAMILY,
+    SHARED,
+    TABLE,
+    Data,
+    ElementChanges,
+    Found,
+    FoundChain,
+    FoundTable,
+    Hook,
+    NftablesChanges,
+    NftablesProgram,
+    Part,
+    SetName,
+    Structure,
+)
+from netplane.programs.nftables_text import (
+    add_chain,
+    add_rules,
+    add_set,
+    add_table,
+    whole_elements,
+    whole_structure,
+)
+
+MutableElements = dict[SetName, dict[bytes, Data]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What a comparison needs of a table's structure, found or wanted."""
+
+    chains: Mapping[str, tuple[Hook | None, tuple[str, ...]]]
+    sets: Iterable[str]
+
+
+def changes_from_found(found: Found, want: NftablesProgram) -> NftablesChanges:
+    """Everything that differs between the kernel and the program."""
+    scripts = _Scripts()
+    remove: MutableElements = {}
+    replace: MutableElements = {}
+    add: MutableElements = {}
+    for family in sorted({*found, *want.structure}):
+        if family not in want.structure:
+            scripts.delete_table(family)
+            continue
+        table = found.get(family)
+        whole = whole_structure(want, family)
+        if table is None:
+            scripts.new_table(family)
+            table = FoundTable()
+        chains = {name: (chain.hook, chain.digests) for name, chain in table.chains.items()}
+        scripts.between(family, _Table(chains, table.sets), whole)
+        wanted = whole_elements(want, family)
+        for name in sorted({*table.elements, *wanted}):
+            if name in whole.sets:
+                have, need = table.elements.get(name, {}), wanted.get(name, {})
+                _compare(have, need, (family, name), remove, replace, add)
+    return scripts.with_elements(remove, replace, add)
+
+
+def _compare(
+    have: Mapping[bytes, Data],
+    need: Mapping[bytes, Data],
+    where: SetName,
+    remove: MutableElements,
+    replace: MutableElements,
+    add: MutableElements,
+) -> None:
+    gone = {key: data for key, data in have.items() if key not in need}
+    other = {key: have[key] for key, data in need.items() if key in have and have[key] != data}
+    new = {key: data for key, data in need.items() if key not in have or key in other}
+    for kept, into in ((gone, remove), (other, replace), (new, add)):
+        if kept:
+            into.setdefault(where, {}).update(kept)
+
+
+@dataclass(slots=True)
+class Applied:
+    """A program the kernel is known to have, since the driver just put it there.
+
+    Elements of shared sets are counted, so that one goes when its last Service does. After a failed apply the
+    object no longer knows and must be thrown away.
+    """
+
+    program: NftablesProgram
+    _counts: Counter[tuple[SetName, bytes]] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, program: NftablesProgram) -> Applied:
+        """The kernel has exactly `program`."""
+        applied = cls(program)
+        for part in program.parts.values():
+            applied._count(part, 1)
+        return applied
+
+    def changes_to(self, want: NftablesProgram) -> NftablesChanges:
+        """The changes to `want`; from here on the kernel is taken to have it."""
+        have, self.program = self.program, want
+        if have.structure.keys() != want.structure.keys():
+            # A family comes or goes: rare, and cheaper to say as a whole.
+            self._counts = Applied.of(want)._counts
+            return changes_from_found(as_found(have), want)
+        scripts = _Scripts()
+        changed, removed = changed_keys(have.parts, want.parts)
+        before = [have.parts[each] for each in (*changed, *removed) if each in have.parts]
+        after = [want.parts[each] for each in changed]
+        for family in sorted(want.structure):
+            old, new = have.structure[family], want.structure[family]
+            if old is not new or _any_own(before, family) or _any_own(after, family):
+                scripts.between(family, _comparable(_with(old, before, family)), _with(new, after, family))
+        return scripts.with_elements(*self._element_changes(before, after))
+
+    def _element_changes(
+        self, before: list[Part], after: list[Part]
+    ) -> tuple[MutableElements, MutableElements, MutableElements]:
+        shared_before, shared_after = self._recount(before, after)
+        remove: MutableElements = {}
+        replace: MutableElements = {}
+        add: MutableElements = {}
+        have, need = _own(before), _own(after)
+        have.update(shared_before)
+        need.update(shared_after)
+        for where in sorted({*have, *need}):
+            _compare(have.get(where, {}), need.get(where, {}), where, remove, replace, add)
+        return remove, replace, add
+
+    def _recount(self, before: list[Part], after: list[Part]) -> tuple[MutableElements, MutableElements]:
+        """Elements of shared sets that go with their last Service, and that come with their first."""
+        touched = {
+            (where, key)
+            for part in (*before, *after)
+            for where, elements in part.elements.items()
+            if where[1] in SHARED
+            for key in elements
+        }
+        had = {each for each in touched if self._counts[each] > 0}
+        for part in before:
+            self._count(part, -1)
+        for part in after:
+            self._count(part, 1)
+        have: MutableElements = {}
+        need: MutableElements = {}
+        for each in touched:
+            where, key = each
+            if each in had:
+                have.setdefault(where, {})[key] = None
+            if self._counts[each] > 0:
+                need.setdefault(where, {})[key] = None
+            else:
+                del self._counts[each]
+        return have, need
+
+    def _count(self, part: Part, by: int) -> None:
+        for where, elements in part.elements.items():
+            if where[1] in SHARED:
+                for key in elements:
+                    self._counts[where, key] += by
+
+
+def _own(parts: list[Part]) -> MutableElements:
+    """Elements of the sets in which each belongs to one part."""
+    own: MutableElements = {}
+    for part in parts:
+        for where, elements in part.elements.items():
+            if where[1] not in SHARED:
+                own.setdefault(where, {}).update(elements)
+    return own
+
+
+def _any_own(parts: list[Part], family: Family) -> bool:
+    return any(family in part.structure for part in parts)
+
+
+def _with(base: Structure, parts: list[Part], family: Family) -> Structure:
+    chains, sets = dict(base.chains), dict(base.sets)
+    for part in parts:
+        if own := part.structure.get(family):
+            chains.update(own.chains)
+            sets.update(own.sets)
+    return Structure(chains, sets)
+
+
+def _comparable(structure: Structure) -> _Table:
+    return _Table(
+        {name: (chain.hook, chain.digests()) for name, chain in structure.chains.items()}, structure.sets.keys()
+    )
+
+
+def as_found(program: NftablesProgram) -> Found:
+    """What reading the kernel shows when it has `program`."""
+    return {
+        family: FoundTable(
+            chains={name: FoundChain(name, chain.digests(), chain.hook) for name, chain in whole.chains.items()},
+            sets={name: spec.dynamic for name, spec in whole.sets.items()},
+            elements=whole_elements(program, family),
+        )
+        for family in program.structure
+        for whole in (whole_structure(program, family),)
+    }
+
+
+class _Scripts:
+    """The structure part of changes, line by line."""
+
+    def __init__(self) -> None:
+        self._sets: list[str] = []
+        self._chains: list[str] = []
+        self._rules: list[str] = []
+        self._swept: list[str] = []
+
+    def new_table(self, family: Family) -> None:
+        self._sets.append(add_table(family))
+
+    def delete_table(self, family: Family) -> None:
+        self._swept.append(f"delete table {NFT_FAMILY[family]} {TABLE}")
+
+    def between(self, family: Family, have: _Table, want: Structure) -> None:
+        """Chains and sets to write and to sweep."""
+        at = f"{NFT_FAMILY[family]} {TABLE}"
+        had_sets = frozenset(have.sets)
+        self._sets.extend(add_set(family, spec) for name, spec in want.sets.items() if name not in had_sets)
+        for name, chain in want.chains.items():
+            hook, digests = have.chains.get(name, (None, None))
+            if digests == chain.digests() and hook == chain.hook:
+                continue
+            if digests is None:
+                self._chains.append(add_chain(family, chain))
+            elif hook != chain.hook:
+                # A base chain cannot move: in one transaction it goes and comes back elsewhere.
+                self._chains.extend((f"flush chain {at} {name}", f"delete chain {at} {name}", add_chain(family, chain)))
+            else:
+                self._chains.append(f"flush chain {at} {name}")
+            self._rules.extend(add_rules(family, chain))
+        gone = [name for name in have.chains if name not in want.chains]
+        self._swept.extend(f"flush chain {at} {name}" for name in gone)
+        self._swept.extend(f"delete chain {at} {name}" for name in gone)
+        self._swept.extend(f"delete set {at} {name}" for name in sorted(had_sets - want.sets.keys()))
+
+    def with_elements(self, remove: MutableElements, replace: MutableElements, add: MutableElements) -> NftablesChanges:
+        """The changes: replacing is part of make, removing what is not replaced is sweep."""
+        return NftablesChanges(
+            make_structure="".join(f"{line}\n" for line in (*self._sets, *self._chains, *self._rules)),
+            make_elements=ElementChanges(remove=replace, add=add),
+            sweep_elements=ElementChanges(remove=remove),
+            sweep_structure="".join(f"{line}\n" for line in self._swept),
+        )

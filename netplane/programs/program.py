@@ -1,0 +1,14 @@
+"""A program: the state every kernel mechanism should have. The empty program wants nothing anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from netplane.programs.nftables import NftablesProgram
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One field per mechanism. Cleaning up, and leaving a backend for another, is reconciling towards less."""
+
+    nftables: NftablesProgram = field(default_factory=NftablesProgram)
