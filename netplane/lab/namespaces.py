@@ -1,0 +1,216 @@
+"""Bring a topology up in anonymous namespaces. Closing the lab leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_network
+from types import TracebackType
+from typing import Self
+
+from netplane.kernel import links, sysctls
+from netplane.kernel.links import Links, Order, Peer
+from netplane.kernel.netns import Namespace
+from netplane.lab.topology import (
+    GATEWAYS,
+    LINK_NETWORKS,
+    OUTSIDE_ADDRESSES,
+    Attach,
+    NodeHost,
+    PodHost,
+    Topology,
+)
+from netplane.model.address import Family, family_of
+
+CARRIER_SECONDS = 20.0
+UNDERLAY = "underlay"
+BRIDGE = "cni0"
+
+_UPLINK = 2  # index of eth0, everywhere
+_BRIDGE = 3
+_FIRST_PORT = 10
+_EVERYTHING = {Family.IPV4: ip_network("0.0.0.0/0"), Family.IPV6: ip_network("::/0")}
+_MAC = b"\x02\x6e\x70\0\0\0"  # locally administered; one per bridge, and no two bridges share a segment
+_ANY_TABLE, _VIA_TABLE = 100, 200
+_ANY_PRIORITY, _VIA_PRIORITY = 10, 20
+
+_EVERYWHERE = {
+    "net/ipv6/conf/all/disable_ipv6": 0,
+    "net/ipv6/conf/default/disable_ipv6": 0,
+    "net/ipv6/conf/default/accept_dad": 0,
+    "net/ipv6/conf/default/dad_transmits": 0,
+    "net/ipv6/conf/default/router_solicitations": 0,
+    "net/ipv6/conf/default/accept_ra": 0,
+    "net/ipv6/conf/all/accept_redirects": 0,
+    "net/ipv6/conf/default/accept_redirects": 0,
+    "net/ipv4/conf/all/accept_redirects": 0,
+    "net/ipv4/conf/default/accept_redirects": 0,
+    "net/ipv4/conf/all/rp_filter": 0,
+    "net/ipv4/conf/default/rp_filter": 0,
+    # A refusal must always be heard: no limit on ICMP errors.
+    "net/ipv4/icmp_ratemask": 0,
+    "net/ipv4/icmp_ratelimit": 0,
+    "net/ipv6/icmp/ratelimit": 0,
+}
+_NODE = {
+    "net/ipv4/ip_forward": 1,
+    "net/ipv6/conf/all/forwarding": 1,
+    "net/ipv4/conf/all/send_redirects": 0,
+    "net/ipv4/conf/default/send_redirects": 0,
+}
+_OUTSIDE = {
+    # It takes packets to any address, but must not claim to be everybody when asked for a MAC.
+    "net/ipv4/conf/all/arp_ignore": 1,
+    "net/bridge/bridge-nf-call-iptables": 0,
+    "net/bridge/bridge-nf-call-ip6tables": 0,
+}
+_BRIDGED = {
+    # Without it a reply between two pods on one bridge would pass below the address translation.
+    "net/bridge/bridge-nf-call-iptables": 1,
+    "net/bridge/bridge-nf-call-ip6tables": 1,
+}
+
+
+class Lab:
+    """A topology that is up: every link has carrier and every route is there when the constructor returns.
+
+    `outside`, `nodes` and `pods` are its namespaces. Raises RequirementError without root.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        with ExitStack() as made:
+            self.outside = made.enter_context(Namespace())
+            self.nodes = {name: made.enter_context(Namespace()) for name in topology.nodes}
+            self.pods = {id_: made.enter_context(Namespace()) for id_ in topology.pods}
+            self._bring_up()
+            self._made = made.pop_all()
+
+    def namespaces(self) -> dict[str, Namespace]:
+        """Every namespace by the name a person would use: `outside`, `n1`, `shop/web-1`."""
+        return {"outside": self.outside, **self.nodes, **{str(id_): each for id_, each in self.pods.items()}}
+
+    def close(self) -> None:
+        """Let go of everything; the kernel removes what was inside."""
+        self._made.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _bring_up(self) -> None:
+        self.outside.run(lambda: sysctls.write({**_EVERYWHERE, **_OUTSIDE}))
+        bridged = _BRIDGED if self.topology.attach is Attach.BRIDGE else {}
+        for node in self.nodes.values():
+            node.run(lambda: sysctls.write({**_EVERYWHERE, **_NODE, **bridged}))
+        for pod in self.pods.values():
+            pod.run(lambda: sysctls.write(_EVERYWHERE))
+        _carry_out(self.outside, list(self._underlay()))
+        for name, host in self.topology.nodes.items():
+            _carry_out(self.nodes[name], list(self._node(host)))
+        for id_, pod_host in self.topology.pods.items():
+            _carry_out(self.pods[id_], list(_pod(pod_host)))
+        self._wait_for_carrier()
+
+    def _underlay(self) -> Iterator[Order]:
+        """The bridge, a cable to each node, a route to everything behind one, and the rest of the internet."""
+        topology = self.topology
+        yield links.up(links.LOOPBACK)
+        yield links.bridge(UNDERLAY, _BRIDGE, _MAC)
+        for index, name in enumerate(topology.nodes):
+            yield links.veth(f"to-{index}", _FIRST_PORT + index, Peer("eth0", _UPLINK, self.nodes[name].fd), _BRIDGE)
+        for own, network in zip(OUTSIDE_ADDRESSES, LINK_NETWORKS, strict=True):
+            yield links.address(own, network.prefixlen, _BRIDGE)
+        for family, everything in _EVERYTHING.items():
+            yield links.local_route(everything, _ANY_TABLE)
+            yield links.rule_for_link(family, UNDERLAY, _ANY_TABLE, _ANY_PRIORITY)
+            for mark, node in self.marks():
+                yield links.route(everything, _BRIDGE, node.link(family), _VIA_TABLE + mark)
+                yield links.rule_for_mark(family, mark, _VIA_TABLE + mark, _VIA_PRIORITY)
+        yield from self._ways("", _BRIDGE)
+        for node in topology.nodes.values():
+            for client in node.clients:
+                yield links.address(client, client.max_prefixlen, _BRIDGE, preferred=False)
+
+    def marks(self) -> Iterator[tuple[int, NodeHost]]:
+        """Each node with the mark that makes the outside client send via it."""
+        return ((number, node) for number, node in enumerate(self.topology.nodes.values(), 1))
+
+    def _ways(self, own: str, link: int) -> Iterator[Order]:
+        """Routes to what is behind the nodes, for everyone on the underlay but the node itself."""
+        for each in self.topology.routes:
+            if each.node != own:
+                yield links.route(each.to, link, self.topology.nodes[each.node].link(family_of(each.to)))
+
+    def _node(self, node: NodeHost) -> Iterator[Order]:
+        yield from _own_links()
+        for own, network in zip(node.links, LINK_NETWORKS, strict=True):
+            yield links.address(own, network.prefixlen, _UPLINK)
+        for own in node.addresses:  # after the link address, so that masquerading chooses that one
+            yield links.address(own, own.max_prefixlen, _UPLINK, preferred=False)
+        for outside in OUTSIDE_ADDRESSES:
+            yield links.route(_EVERYTHING[family_of(outside)], _UPLINK, outside)
+        yield from self._ways(node.name, _UPLINK)
+        if self.topology.attach is Attach.BRIDGE:
+            yield from self._bridge(node)
+        for index, pod in enumerate(self.topology.pods_of(node.name), _FIRST_PORT):
+            yield from self._cable(pod, index)
+
+    def _bridge(self, node: NodeHost) -> Iterator[Order]:
+        yield links.bridge(BRIDGE, _BRIDGE, _MAC)
+        for network in node.ranges:
+            yield from (links.address(each, network.prefixlen, _BRIDGE) for each in node.gateways if each in network)
+        yield from (links.address(each, each.max_prefixlen, _BRIDGE) for each in GATEWAYS)
+
+    def _cable(self, pod: PodHost, index: int) -> Iterator[Order]:
+        peer = Peer("eth0", _UPLINK, self.pods[pod.id].fd)
+        if self.topology.attach is Attach.BRIDGE:
+            yield links.veth(pod.link, index, peer, _BRIDGE)
+            yield links.hairpin(index)
+        else:
+            yield links.veth(pod.link, index, peer)
+            yield from (links.address(each, each.max_prefixlen, index) for each in GATEWAYS)
+        for prefix in pod.prefixes:
+            if prefix.num_addresses == 1:
+                yield links.route(prefix, _BRIDGE if self.topology.attach is Attach.BRIDGE else index)
+
+    def _wait_for_carrier(self) -> None:
+        outside = [f"to-{index}" for index in range(len(self.nodes))]
+        _wait(self.outside, [UNDERLAY, *outside])
+        for name, namespace in self.nodes.items():
+            pods = [pod.link for pod in self.topology.pods_of(name)]
+            shared = [BRIDGE] if pods and self.topology.attach is Attach.BRIDGE else []
+            _wait(namespace, ["eth0", *shared, *pods])
+        for namespace in self.pods.values():
+            _wait(namespace, ["eth0"])
+
+
+def _pod(pod: PodHost) -> Iterator[Order]:
+    yield from _own_links()
+    for own, prefix, gateway in zip(pod.addresses, pod.prefixes, pod.gateways, strict=True):
+        yield links.address(own, prefix.prefixlen, _UPLINK)
+        yield links.route(_EVERYTHING[family_of(own)], _UPLINK, gateway)
+
+
+def _own_links() -> tuple[Order, Order]:
+    return links.up(links.LOOPBACK), links.up(_UPLINK)
+
+
+def _carry_out(namespace: Namespace, orders: list[Order]) -> None:
+    def work() -> None:
+        with Links() as here:
+            here.carry_out(orders)
+
+    namespace.run(work)
+
+
+def _wait(namespace: Namespace, names: list[str]) -> None:
+    def work() -> None:
+        with Links() as here:
+            here.wait_ready(names, CARRIER_SECONDS)
+
+    namespace.run(work)
