@@ -12,12 +12,17 @@ from netplane.errors import KernelError, RequirementError
 _PATH = os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"))
 
 
+def find(program: str) -> str | None:
+    """Where `program` is, in the folders that `run` looks in; None if it is missing."""
+    return shutil.which(program, path=_PATH)
+
+
 def run(*words: str, stdin: str = "", mechanism: str, doing: str) -> str:
     """The standard output of `words`, run in the calling thread's network namespace.
 
     Raises RequirementError if the program is missing, KernelError with its standard error if it fails.
     """
-    program = shutil.which(words[0], path=_PATH)
+    program = find(words[0])
     if program is None:
         raise RequirementError(f"the program {words[0]!r} is missing; install it (Debian: {_package(words[0])})")
     # No surrogates or NULs reach here: all text is rendered by us from checked values.

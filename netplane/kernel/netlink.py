@@ -23,7 +23,7 @@ ACK, CREATE = 0x4, 0x400
 """Flags a codec may put on a request: answer even when all is well; make what is missing."""
 
 _REQUEST, _DUMP_INTERRUPTED, _DUMP = 0x1, 0x10, 0x300
-_ANSWER_CAPPED, _ANSWER_HAS_WORDS = 0x100, 0x200
+_ANSWER_HAS_WORDS = 0x200
 _ERROR, _DONE = 2, 3
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
@@ -153,20 +153,20 @@ class NetlinkSocket:
         raise KernelError(mechanism=self.mechanism, doing=doing, said=f"changed during {_DUMP_ATTEMPTS} readings")
 
     def transact(self, requests: Sequence[Request]) -> list[Refusal]:
-        """Send all requests in one write; every refusal, by position of the request. Only the last is acknowledged.
+        """Send all requests in one write; what was refused, by position. One of them must ask for an ACK.
 
-        Whether a refusal undoes the others is the subsystem's business: see `batch`. Raises KernelError if the
-        kernel's answer got lost, for then nothing is known.
+        Whether a refusal undoes the others is the subsystem's business: see `batch`. Raises KernelError if an
+        answer of the kernel got lost, for then nothing is known.
         """
         doing = f"send {len(requests)} requests"
         first = self._send(requests)
-        refusals = []
-        for answer in self._answers(first, len(requests)):
-            refusal = _refusal(answer, first) if answer.kind == _ERROR else None
-            if refusal is not None and refusal.errno == errno.EPERM:
+        answers = list(self._answers(first, len(requests)))
+        if not answers:
+            raise KernelError(mechanism=self.mechanism, doing=doing, said="the kernel did not answer")
+        refusals = [refusal for answer in answers if (refusal := _refusal(answer, first))]
+        for refusal in refusals:
+            if refusal.errno == errno.EPERM:
                 self._raise(refusal, doing)
-            if refusal is not None:
-                refusals.append(refusal)
         return refusals
 
     def close(self) -> None:
@@ -259,14 +259,9 @@ def _refusal(answer: _Answer, first: int) -> Refusal | None:
     number = -_INT.unpack_from(answer.payload)[0] if len(answer.payload) >= 4 else 0
     if number == 0:
         return None
-    words = {}
-    if answer.flags & _ANSWER_HAS_WORDS:
-        # errno, then (only after an error) the header of the request, whole unless capped; then NLMSGERR_ATTR_*.
-        start = 4
-        if answer.kind == _ERROR:
-            request_size = _UNSIGNED.unpack_from(answer.payload, 4)[0]
-            start += 16 if answer.flags & _ANSWER_CAPPED else (request_size + 3) & ~3
-        words = attributes(answer.payload, start)
+    # After an error the header of the request follows, alone because of CAP_ACK; then NLMSGERR_ATTR_MSG and _OFFS.
+    start = 20 if answer.kind == _ERROR else 4
+    words = attributes(answer.payload, start) if answer.flags & _ANSWER_HAS_WORDS else {}
     reasons = (as_text(words.get(1, b"")), os.strerror(number))
     offset = _UNSIGNED.unpack(words[2])[0] - 16 if 2 in words else -1
     position = (answer.sequence - first) & 0xFFFFFFFF

@@ -48,8 +48,6 @@ _BEFORE_KEY = 12
 """Bytes of an element before its key: the headers of the element, of KEY and of VALUE."""
 
 _INT = struct.Struct(">i")
-_LENGTHS = struct.Struct("=HH")
-_U16 = struct.Struct("=H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,46 +244,50 @@ def elements(target: KernelSet, payload: bytes) -> dict[bytes, Data]:
     """The elements in one message of a dump. A catch-all element has the empty key."""
     listed = attributes(payload, 4).get(3, b"")
     found: dict[bytes, Data] = {}
-    shapes: dict[bytes, _Shape | None] = {}
-    known: dict[bytes, Data] = {}
+    shapes: dict[bytes, _Shape] = {}
+    known: dict[bytes, Data] = {}  # by what follows the key
     start, end = 0, len(listed)
     while start < end:
-        element = listed[start : start + _U16.unpack_from(listed, start)[0]]
-        before = element[:_BEFORE_KEY]
+        before = listed[start : start + _BEFORE_KEY]
         if before not in shapes:
-            shapes[before] = _shape(element, target)
-        shape = shapes[before]
-        if shape is None:
-            key, data = _decoded(element, target)
-            found[key] = data
-        elif element[shape[0] : shape[1]] == shape[3]:
-            found[element[_BEFORE_KEY : shape[0]]] = element[shape[1] : shape[2]]
-        else:
-            rest = element[shape[0] :]
+            shapes[before] = _shape(target, listed, start)
+        size, key_end, value_start, value_end, between = shapes[before]
+        element = listed[start : start + size]
+        start += size
+        if element[key_end:value_start] == between:
+            found[element[_BEFORE_KEY:key_end]] = element[value_start:value_end]
+        elif key_end:
+            rest = element[key_end:]
             if rest not in known:
-                known[rest] = _decoded(element, target)[1]
-            found[element[_BEFORE_KEY : shape[0]]] = known[rest]
-        start += max(len(element), 4)
+                known[rest] = _decoded(target, element)[1]
+            found[element[_BEFORE_KEY:key_end]] = known[rest]
+        else:
+            key, data = _decoded(target, element)
+            found[key] = data
     return found
 
 
-_Shape = tuple[int, int, int, bytes | None]
-"""Where the key ends, where a value begins and ends, and what stands between key and value (None: no value)."""
+_Shape = tuple[int, int, int, int, bytes | None]
+"""An element's size, where its key ends (0: look carefully), where a value begins and ends, and what stands between
+key and value (None: there is no value)."""
 
 
-def _shape(element: bytes, target: KernelSet) -> _Shape | None:
-    """The shape of elements that begin like this one; None if only a careful look will do."""
-    parts = attributes(element, 4)
-    if target.interval or _LENGTHS.unpack_from(element, 4)[1] & 0x3FFF != _KEY:
-        return None
+def _shape(target: KernelSet, listed: bytes, start: int) -> _Shape:
+    """The shape of all elements whose headers are like those of the element at `start`."""
+    element = next(each_attribute(listed, start))[1]
+    size = 4 + len(element)
+    parts = attributes(element)
+    if target.interval or next(iter(parts)) != _KEY:
+        return size, 0, 0, 0, None
     key_end = _BEFORE_KEY + len(attributes(parts[_KEY])[_VALUE])
-    value_start = (key_end + 3 & ~3) + 8
     value = attributes(parts.get(_DATA, b"")).get(_VALUE)
-    between = None if value is None else element[key_end:value_start]
-    return key_end, value_start, value_start + len(value or b""), between
+    if value is None:
+        return size, key_end, 0, 0, None
+    value_start = (key_end + 3 & ~3) + 8  # after the headers of DATA and VALUE
+    return size, key_end, value_start, value_start + len(value), element[key_end - 4 : value_start - 4]
 
 
-def _decoded(element: bytes, target: KernelSet) -> tuple[bytes, Data]:
+def _decoded(target: KernelSet, element: bytes) -> tuple[bytes, Data]:
     parts = attributes(element, 4)
     first = attributes(parts.get(_KEY, b"")).get(_VALUE, b"")
     last = attributes(parts.get(_KEY_END, b"")).get(_VALUE, first)
@@ -317,7 +319,7 @@ def _element_at(target: KernelSet, request: Request, offset: int) -> tuple[bytes
         if kind == 3:
             for _, body in each_attribute(listed):
                 if start <= offset < start + 4 + len(body):
-                    return _decoded(bytes(4) + body, target)
+                    return _decoded(target, bytes(4) + body)
                 start += 4 + len(body)
         start += len(listed) + 3 & ~3
     return None
