@@ -40,7 +40,7 @@ _NUMBERS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 
 def family_of(address: IPAddress | IPNetwork) -> Family:
     """The IP version of an address or network."""
-    return Family(address.version)
+    return Family.IPV4 if address.version == 4 else Family.IPV6  # Family(...) takes four times as long
 
 
 def host_port(address: IPAddress, port: int) -> str:

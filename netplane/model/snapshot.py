@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import is_
-from typing import TypeVar
 
 from netplane.model.endpoint import EndpointSlice
 from netplane.model.node import Node
 from netplane.model.pod import Namespace, Pod, PodId
 from netplane.model.service import Service, ServiceId
-
-Key = TypeVar("Key")
-_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +16,8 @@ class Snapshot:
     """Immutable. An object that did not change between two snapshots is the *same* object in both.
 
     That identity is how cost follows the change: whoever derives something per Service may keep it for as long
-    as the Service and its tuple of slices are the same objects.
+    as the Service and its tuple of slices are the same objects. Sources make `services` and `slices` as `Table`s,
+    which makes finding those that are not as cheap as the change; any mapping will do.
     """
 
     services: Mapping[ServiceId, Service] = field(default_factory=dict)
@@ -29,12 +25,3 @@ class Snapshot:
     nodes: Mapping[str, Node] = field(default_factory=dict)
     pods: Mapping[PodId, Pod] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace] = field(default_factory=dict)
-
-
-def changed_keys(old: Mapping[Key, object], new: Mapping[Key, object]) -> tuple[list[Key], list[Key]]:
-    """Keys of `new` whose value is another object than in `old`, and keys that are gone; in the mappings' order."""
-    if len(old) == len(new) and all(map(is_, old, new)):  # the common case: a copy with some values replaced
-        same = map(is_, old.values(), new.values())
-        return [key for key, unchanged in zip(new, same, strict=True) if not unchanged], []
-    changed = [key for key, value in new.items() if old.get(key, _ABSENT) is not value]
-    return changed, [key for key in old if key not in new]

@@ -6,13 +6,14 @@ again. The result never depends on whether, or from what, it was derived.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from netplane.errors import InputError, Problem
 from netplane.model.address import Family, IPAddress
 from netplane.model.service import ServiceId
-from netplane.model.snapshot import Snapshot, changed_keys
+from netplane.model.snapshot import Snapshot
+from netplane.model.table import changes, derived
 from netplane.plan.plan import (
     Claim,
     Frontend,
@@ -26,7 +27,7 @@ from netplane.plan.plan import (
 from netplane.plan.services import Place, plan_service
 from netplane.plan.settings import PodRange, Settings
 
-Claims = dict[IPAddress | Frontend, tuple[Claim, ...]]
+Key = IPAddress | Frontend
 
 _RANK = {
     FrontendKind.CLUSTER_IP: 0,
@@ -45,26 +46,24 @@ def plan_node(snapshot: Snapshot, node: str, settings: Settings, previous: Plan 
     place = _place(facts, settings)
     old = previous if previous is not None and _place_of(previous) == place else None
     changed, removed = _differences(old.snapshot if old else Snapshot(), snapshot)
-    services = dict(old.services) if old else {}
-    claims: Claims = dict(old.claims) if old else {}
+    services = old.services if old else {}
+    claims = _ClaimsDraft(old.claims if old else {})
     fresh = {
         service: plan_service(snapshot.services[service], snapshot.slices.get(service, ()), place)
         for service in changed
     }
     contested = _renew_claims(claims, (services[each] for each in (*changed, *removed) if each in services), fresh)
-    for service in removed:
-        del services[service]
     for service in contested - fresh.keys():
         if service in snapshot.services:
             fresh[service] = plan_service(snapshot.services[service], snapshot.slices.get(service, ()), place)
-    services.update((service, _settle(entry, claims)) for service, entry in fresh.items())
+    settled = {service: _settle(entry, claims) for service, entry in fresh.items()}
     return Plan(
         node=facts,
         settings=place.settings,
         families=place.families,
-        services=services,
+        services=derived(services, settled, removed),
         problems=_problems(snapshot, node),
-        claims=claims,
+        claims=claims.done(),
         snapshot=snapshot,
     )
 
@@ -102,13 +101,37 @@ def _place_of(plan: Plan) -> Place:
 
 def _differences(old: Snapshot, new: Snapshot) -> tuple[list[ServiceId], list[ServiceId]]:
     """Services to plan again and Services that are gone, told by object identity (see Snapshot)."""
-    changed, removed = changed_keys(old.services, new.services)
-    slices_changed, slices_gone = changed_keys(old.slices, new.slices)
+    changed, removed = changes(old.services, new.services)
+    slices_changed, slices_gone = changes(old.slices, new.slices)
     touched = dict.fromkeys((*changed, *slices_changed, *slices_gone))
     return [each for each in touched if each in new.services], removed
 
 
-def _wanted(entry: ServicePlan) -> Iterator[tuple[IPAddress | Frontend, Claim]]:
+class _ClaimsDraft:
+    """The claims of the previous plan, with what changes about them."""
+
+    def __init__(self, base: Mapping[Key, tuple[Claim, ...]]) -> None:
+        self._base = base
+        self._changed: dict[Key, tuple[Claim, ...]] = {}
+
+    def get(self, key: Key) -> tuple[Claim, ...]:
+        found = self._changed.get(key)
+        return self._base.get(key, ()) if found is None else found
+
+    def __setitem__(self, key: Key, claims: tuple[Claim, ...]) -> None:
+        self._changed[key] = claims
+
+    def of(self, service: ServiceId) -> set[Key]:
+        """Every key the Service claims, also those it lost."""
+        keys = {*self._base, *self._changed}
+        return {key for key in keys if any(who == service for _, who in self.get(key))}
+
+    def done(self) -> Mapping[Key, tuple[Claim, ...]]:
+        """The claims as they are now."""
+        return derived(self._base, self._changed, [key for key, claims in self._changed.items() if not claims])
+
+
+def _wanted(entry: ServicePlan) -> Iterator[tuple[Key, Claim]]:
     """What the entry claims: its cluster IPs whole; of every other address the one port (and that it uses it)."""
     for address in entry.cluster_ips:
         yield address, (0, entry.service)
@@ -120,7 +143,9 @@ def _wanted(entry: ServicePlan) -> Iterator[tuple[IPAddress | Frontend, Claim]]:
                 yield row.frontend.address, claim
 
 
-def _renew_claims(claims: Claims, old: Iterable[ServicePlan], fresh: dict[ServiceId, ServicePlan]) -> set[ServiceId]:
+def _renew_claims(
+    claims: _ClaimsDraft, old: Iterable[ServicePlan], fresh: dict[ServiceId, ServicePlan]
+) -> set[ServiceId]:
     """Replace the claims of old entries by those of fresh ones; return all Services with a rival on what was touched.
 
     A settled entry no longer shows what it lost, so a loser's claims are remembered in `claims` alone: they are
@@ -130,30 +155,27 @@ def _renew_claims(claims: Claims, old: Iterable[ServicePlan], fresh: dict[Servic
     for entry in old:
         keys = {key for key, _ in _wanted(entry)}
         if entry.problems:  # it may have lost something: look everywhere, this is rare
-            keys.update(key for key, each in claims.items() if any(who == entry.service for _, who in each))
+            keys |= claims.of(entry.service)
         for key in keys:
-            rest = tuple(claim for claim in claims.get(key, ()) if claim[1] != entry.service)
+            rest = tuple(claim for claim in claims.get(key) if claim[1] != entry.service)
             contested.update(who for _, who in rest)
-            if rest:
-                claims[key] = rest
-            else:
-                claims.pop(key, None)
+            claims[key] = rest
     for entry in fresh.values():
         for key, claim in _wanted(entry):
             rivals = claims.get(key)
-            if rivals is None:
+            if not rivals:
                 claims[key] = (claim,)
             elif claim not in rivals:
                 claims[key] = tuple(sorted((*rivals, claim)))
-                contested.update(who for _, who in claims[key])
+                contested.update(who for _, who in claims.get(key))
     return contested
 
 
-def _settle(entry: ServicePlan, claims: Claims) -> ServicePlan:
+def _settle(entry: ServicePlan, claims: _ClaimsDraft) -> ServicePlan:
     """The entry without what other Services have a better claim to, and with the problems that says."""
-    lost: dict[IPAddress | Frontend, ServiceId] = {}
+    lost: dict[Key, ServiceId] = {}
     for key, _ in _wanted(entry):
-        rank, winner = claims[key][0]
+        rank, winner = claims.get(key)[0]
         exclusive = isinstance(key, Frontend) or rank == 0  # an address is shared unless it is a cluster IP
         if exclusive and winner != entry.service:
             lost[key] = winner

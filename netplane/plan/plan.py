@@ -8,7 +8,7 @@ from datetime import timedelta
 from enum import Enum
 
 from netplane.errors import Problem
-from netplane.model.address import Family, IPAddress, IPNetwork, Protocol, host_port
+from netplane.model.address import Family, IPAddress, IPNetwork, Protocol, family_of, host_port
 from netplane.model.endpoint import EndpointState
 from netplane.model.service import ServiceId, ServicePortId
 from netplane.model.snapshot import Snapshot
@@ -53,7 +53,7 @@ class Frontend:
     @property
     def family(self) -> Family:
         """The IP version of packets that can be addressed to it."""
-        return self.address.value if isinstance(self.address, ThisNode) else Family(self.address.version)
+        return self.address.value if isinstance(self.address, ThisNode) else family_of(self.address)
 
     def __str__(self) -> str:
         """`10.96.0.10:80/tcp`, or `node(IPv4):30080/tcp` for a node port."""

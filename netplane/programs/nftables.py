@@ -81,6 +81,9 @@ class Chain:
     rules: tuple[str, ...] = ()
     hook: Hook | None = None
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def digests(self) -> tuple[str, ...]:
         """What the kernel shows of each rule: the digest its comment carries."""
         return tuple(digest(rule) for rule in self.rules)
@@ -147,6 +150,8 @@ class NftablesProgram:
 
     structure: Mapping[Family, Structure] = field(default_factory=dict)
     parts: Mapping[ServiceId, Part] = field(default_factory=dict)
+    uses: Mapping[frozenset[tuple[Family, Chain]], int] = field(default_factory=dict, compare=False)
+    """How many parts use which shared chains: memory for whoever derives the next program from this one."""
 
 
 @dataclass(frozen=True, slots=True)

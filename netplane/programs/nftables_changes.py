@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from netplane.model.address import Family
-from netplane.model.snapshot import changed_keys
+from netplane.model.table import changes
 from netplane.programs.nftables import (
     NFT_FAMILY,
     SHARED,
@@ -116,7 +116,7 @@ class Applied:
             self._counts = Applied.of(want)._counts
             return changes_from_found(as_found(have), want)
         scripts = _Scripts()
-        changed, removed = changed_keys(have.parts, want.parts)
+        changed, removed = changes(have.parts, want.parts)
         before = [have.parts[each] for each in (*changed, *removed) if each in have.parts]
         after = [want.parts[each] for each in changed]
         for family in sorted(want.structure):

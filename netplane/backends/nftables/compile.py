@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from operator import attrgetter
 
 from netplane.backends.backend import Compiled, Deviation, Requirement
 from netplane.backends.nftables.layout import structure
@@ -15,11 +16,12 @@ from netplane.model.address import Family, Protocol
 from netplane.model.endpoint import EndpointSlice, SliceEndpoint, SlicePort
 from netplane.model.node import Node
 from netplane.model.service import Ingress, Scope, Service, ServiceId, ServicePort, ServiceType
-from netplane.model.snapshot import Snapshot, changed_keys
+from netplane.model.snapshot import Snapshot
+from netplane.model.table import changes, derived
 from netplane.plan.node import plan_node
-from netplane.plan.plan import NodeFacts, Plan
+from netplane.plan.plan import NodeFacts, Plan, ServicePlan
 from netplane.plan.settings import PodRange, Settings
-from netplane.programs.nftables import Chain, NftablesProgram, Part, Structure
+from netplane.programs.nftables import Chain, NftablesProgram, Structure
 from netplane.programs.nftables_text import program_script
 from netplane.programs.program import Program
 
@@ -45,25 +47,26 @@ class NftablesBackend:
 
     def compile(self, plan: Plan, since: Compiled | None = None) -> Compiled:
         """The program for `plan`; parts of Services that did not change are taken from `since`."""
-        parts: dict[ServiceId, Part] = {}
-        changed: list[ServiceId] = list(plan.services)
-        removed: list[ServiceId] = []
+        old = NftablesProgram()
+        planned: Mapping[ServiceId, ServicePlan] = {}
         if since is not None and since.plan.node == plan.node:
-            parts = dict(since.program.nftables.parts)
-            changed, removed = changed_keys(since.plan.services, plan.services)
-        for service in removed:
-            del parts[service]
-        for service in changed:
-            parts[service] = spell(plan.services[service], plan.node.name)
-        return Compiled(plan, Program(nftables=NftablesProgram(_tables(plan, parts), parts)))
+            old, planned = since.program.nftables, since.plan.services
+        changed, removed = changes(planned, plan.services)
+        fresh = {service: spell(plan.services[service], plan.node.name) for service in changed}
+        parts = derived(old.parts, fresh, removed)
+        uses = Counter(old.uses)
+        uses.subtract(old.parts[service].uses for service in (*changed, *removed) if service in old.parts)
+        uses.update(part.uses for part in fresh.values())
+        uses = +uses
+        return Compiled(plan, Program(nftables=NftablesProgram(_tables(plan, uses), parts, uses)))
 
     def text(self, program: Program) -> str:
         """The program as a script for `nft -f -`."""
         return program_script(program.nftables)
 
 
-def _tables(plan: Plan, parts: dict[ServiceId, Part]) -> dict[Family, Structure]:
-    used: frozenset[tuple[Family, Chain]] = frozenset().union(*set(map(attrgetter("uses"), parts.values())))
+def _tables(plan: Plan, uses: Iterable[frozenset[tuple[Family, Chain]]]) -> dict[Family, Structure]:
+    used: frozenset[tuple[Family, Chain]] = frozenset().union(*uses)
     return {
         family: _table(
             family, plan.node, plan.settings, frozenset(chain for its_family, chain in used if its_family is family)

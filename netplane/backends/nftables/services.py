@@ -38,6 +38,14 @@ _slots = [_SLOT.pack(index) for index in range(256)]
 REMEMBERED_CLIENTS = 65536
 """Clients one endpoint of a Service with affinity can remember. Later ones are served but not remembered."""
 
+Slots = list[tuple[str, Pool]]
+"""Which map each pool of a row is kept in."""
+
+_TABLES = tuple(
+    tuple(f"{prefix}{origin.value}" for origin in (Origin.POD, Origin.NODE, Origin.OUTSIDE))
+    for prefix in ("from-", "node-ports-from-")
+)
+
 Sets = dict[tuple[Family, str], dict[bytes, Data]]
 
 
@@ -89,28 +97,32 @@ def _spell_row(draft: _Draft, row: FrontendRow) -> None:
     node_port = isinstance(row.frontend.address, ThisNode)
     if row.allowed:
         _guard(draft, family, key, row.allowed)
-    slots = {pool: name for name, pool in _pools(row, node_port).items()}
-    for pool, name in slots.items():
+    slots = _pools(row, node_port)
+    for name, pool in slots:
         _fill(draft, family, key, row, pool, name)
-    table = "node-ports-from-" if node_port else "from-"
-    for origin in Origin:
-        verdict = row.verdicts[origin]
-        draft.put(family, table + origin.value)[key] = _verdict(draft, family, row, verdict, slots)
+    verdicts = row.verdicts
+    for table, verdict in zip(_TABLES[node_port], (verdicts.pod, verdicts.node, verdicts.outside), strict=True):
+        draft.put(family, table)[key] = _verdict(draft, family, row, verdict, slots)
 
 
-def _pools(row: FrontendRow, node_port: bool) -> dict[str, Pool]:
+def _pools(row: FrontendRow, node_port: bool) -> Slots:
     """The map each pool of the row is kept in: one for everybody, and one more if outsiders have another."""
     base = "node-port-slots" if node_port else "slots"
-    ours = [verdict.pool for verdict in (row.verdicts.pod, row.verdicts.node) if isinstance(verdict, Forward)]
-    if any(pool != ours[0] for pool in ours):
+    pod, node, outside = row.verdicts.pod, row.verdicts.node, row.verdicts.outside
+    ours = [verdict.pool for verdict in (pod, node) if isinstance(verdict, Forward)]
+    if len(ours) == 2 and not _same(*ours):
         raise UnsupportedError(f"nftables: {row.frontend}: pods and the node itself cannot have different endpoints")
-    pools = {base: ours[0]} if ours else {}
-    if isinstance(row.verdicts.outside, Forward) and row.verdicts.outside.pool not in ours:
-        pools[base + "-outside"] = row.verdicts.outside.pool
-    return pools
+    slots = [(base, ours[0])] if ours else []
+    if isinstance(outside, Forward) and not (ours and _same(ours[0], outside.pool)):
+        slots.append((base + "-outside", outside.pool))
+    return slots
 
 
-def _verdict(draft: _Draft, family: Family, row: FrontendRow, verdict: Verdict, slots: dict[Pool, str]) -> str:
+def _same(one: Pool, other: Pool) -> bool:
+    return one is other or one == other
+
+
+def _verdict(draft: _Draft, family: Family, row: FrontendRow, verdict: Verdict, slots: Slots) -> str:
     match verdict:
         case Drop():
             return "drop"
@@ -120,7 +132,8 @@ def _verdict(draft: _Draft, family: Family, row: FrontendRow, verdict: Verdict, 
             if pool.affinity:
                 chain = Chain(_sticky_chain(draft, family, row.service_port, pool, pool.affinity))
             else:
-                chain = pick(family, slots[pool], len(pool.endpoints))
+                name = next(name for name, kept in slots if _same(kept, pool))
+                chain = pick(family, name, len(pool.endpoints))
                 draft.uses.add((family, chain))
             if not masquerade:
                 return _goto(chain.name)
