@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 from netplane.errors import KernelError
 from netplane.kernel import netlink
-from netplane.kernel.netlink import CREATE, NetlinkSocket, Request, attribute, attributes, nested, text
+from netplane.kernel.netlink import ACK, CREATE, NetlinkSocket, Request, attribute, attributes, nested, text
 from netplane.model.address import Family, IPAddress, IPNetwork, family_of
 
 MAIN_TABLE = 254
@@ -147,10 +147,10 @@ class Links:
         """Do all of it, in order. Raises KernelError for the first order refused; the others are tried anyway."""
         if not orders:
             return
-        refusals = self._netlink.transact([order.request for order in orders])
-        for refusal in refusals[:1]:
-            doing = orders[refusal.index].doing
-            raise KernelError(mechanism="links", doing=doing, said=refusal.said)
+        *others, last = (order.request for order in orders)
+        refusals = self._netlink.transact([*others, last._replace(flags=last.flags | ACK)])
+        for at, _, said, _ in refusals[:1]:
+            raise KernelError(mechanism="links", doing=orders[at].doing, said=said)
 
     def read(self) -> dict[str, LinkState]:
         """All links, by name."""

@@ -61,6 +61,8 @@ _NODE = {
 _OUTSIDE = {
     # It takes packets to any address, but must not claim to be everybody when asked for a MAC.
     "net/ipv4/conf/all/arp_ignore": 1,
+    # What it sends via a node may come back to it, as the rest of the internet.
+    "net/ipv4/conf/all/accept_local": 1,
     "net/bridge/bridge-nf-call-iptables": 0,
     "net/bridge/bridge-nf-call-ip6tables": 0,
 }

@@ -45,6 +45,8 @@ class Attach(Enum):
 
 
 Port = tuple[Protocol, int]
+CONTROL: Port = (Protocol.UDP, 7)
+"""Nodes and outside answer here to packets that show that the wiring works (the echo port)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,10 @@ class NodeHost:
     def local(self) -> frozenset[IPAddress]:
         """Every address of the node but loopback."""
         return frozenset((*self.addresses, *self.links, *self.gateways, *GATEWAYS))
+
+    def owns(self, address: IPAddress) -> bool:
+        """Whether packets to `address` end at this node, loopback included."""
+        return address in self.local() or address.is_loopback
 
     def link(self, family: Family) -> IPAddress:
         """The address neighbours on the underlay reach it by."""
