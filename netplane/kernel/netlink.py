@@ -160,7 +160,7 @@ class NetlinkSocket:
         """
         doing = f"send {len(requests)} requests"
         first = self._send(requests)
-        answers = list(self._answers(first, len(requests)))
+        answers = [answer for answer in self._answers(first, len(requests)) if answer.kind == _ERROR]
         if not answers:
             raise KernelError(mechanism=self.mechanism, doing=doing, said="the kernel did not answer")
         refusals = [refusal for answer in answers if (refusal := _refusal(answer, first))]
@@ -216,22 +216,28 @@ class NetlinkSocket:
             raise KernelError(mechanism=self.mechanism, doing="send to the kernel", said=said) from error
         return first
 
-    def _answers(self, first: int, count: int) -> Iterator[_Answer]:
+    def _answers(self, first: int, count: int) -> list[_Answer]:
         """Answers to the `count` requests from sequence number `first` on, until none is waiting."""
+        answers: list[_Answer] = []
+        lost: OSError | None = None
         while True:
             try:
                 datagram, _, flags, _ = self._socket.recvmsg(_DATAGRAM)
             except BlockingIOError:
-                return
+                break
             except OSError as error:
-                said = f"an answer was lost: {error.strerror}"
-                raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said) from error
+                if error.errno != errno.ENOBUFS:
+                    raise
+                lost = error  # and read on, for a full queue would lose the next answers too
+                continue
             if flags & socket.MSG_TRUNC:
                 said = f"an answer is longer than {_DATAGRAM} bytes"
                 raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said)
-            for answer in _messages(datagram):
-                if (answer.sequence - first) & 0xFFFFFFFF < count:
-                    yield answer
+            answers += (answer for answer in _messages(datagram) if (answer.sequence - first) & 0xFFFFFFFF < count)
+        if lost is not None:
+            said = f"an answer was lost: {lost.strerror}"
+            raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said) from lost
+        return answers
 
     def _raise(self, refusal: Refusal, doing: str) -> None:
         if refusal.errno == errno.EPERM:
