@@ -14,7 +14,9 @@ from netplane.programs.nftables import (
     Chain,
     Data,
     Field,
+    NftablesChanges,
     NftablesProgram,
+    SetName,
     SetSpec,
     Structure,
     digest,
@@ -105,6 +107,29 @@ def element_text(spec: SetSpec, key: bytes, data: Data) -> str:
             return f"{text} : {data}"
         case bytes():
             return f"{text} : {_fields_text(spec.data, data)}"
+
+
+def changes_lines(changes: NftablesChanges, want: NftablesProgram) -> list[str]:
+    """Changes for people, in the order they are carried out: `+` makes, `-` sweeps, `~` replaces."""
+    specs = {
+        (family, name): spec for family in want.structure for name, spec in whole_structure(want, family).sets.items()
+    }
+
+    def shown(where: SetName, key: bytes, data: Data) -> str:
+        spec = specs.get(where)
+        text = element_text(spec, key, data) if spec else key.hex()
+        return f"{NFT_FAMILY[where[0]]} {where[1]} {{ {text} }}"
+
+    make, sweep = changes.make_elements, changes.sweep_elements
+    lines = [f"+ {line}" for line in changes.make_structure.splitlines()]
+    for where, elements in sorted(make.add.items()):
+        replaced = make.remove.get(where, {})
+        lines += [
+            f"{'~' if key in replaced else '+'} {shown(where, key, data)}" for key, data in sorted(elements.items())
+        ]
+    for where, elements in sorted(sweep.remove.items()):
+        lines += [f"- {shown(where, key, data)}" for key, data in sorted(elements.items())]
+    return lines + [f"- {line}" for line in changes.sweep_structure.splitlines()]
 
 
 def _fields_text(fields: tuple[Field, ...], value: bytes) -> str:

@@ -1,0 +1,67 @@
+"""One round: snapshot -> plan -> program -> kernel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from netplane.backends.backend import Backend, Compiled
+from netplane.errors import Problem
+from netplane.kernel.host import Host, Summary
+from netplane.model.service import ServiceId
+from netplane.model.snapshot import Snapshot
+from netplane.model.table import changes
+from netplane.plan.node import plan_node
+from netplane.plan.plan import Plan, ServicePlan
+from netplane.plan.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a successful round did."""
+
+    summary: Summary
+    services: int
+    """How many Services were planned anew."""
+    seconds: float
+
+
+class Reconciler:
+    """Keeps what the last round derived, so that the next one costs what has changed."""
+
+    def __init__(self, node: str, settings: Settings, backend: Backend, host: Host) -> None:
+        self._node, self._settings, self._backend, self._host = node, settings, backend, host
+        self._compiled: Compiled | None = None
+        self._problems: dict[str, tuple[Problem, ...]] = {}
+
+    def reconcile(self, snapshot: Snapshot, *, whole: bool) -> Round:
+        """Make the kernel do what `snapshot` means; with `whole`, by comparing everything with the kernel.
+
+        Raises NetplaneError. Then the kernel keeps its last good state, as far as the mechanism is atomic, and the
+        next round converges.
+        """
+        started = time.monotonic()
+        before = self._compiled
+        plan = plan_node(snapshot, self._node, self._settings, before.plan if before else None)
+        compiled = self._backend.compile(plan, before)
+        summary = self._host.apply(compiled.program, reread=whole)
+        self._compiled = compiled
+        planned = self._note_problems(before.plan if before else None, plan)
+        return Round(summary, planned, time.monotonic() - started)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What could not be planned, by Service, as of the last successful round."""
+        return tuple(problem for _, each in sorted(self._problems.items()) for problem in each)
+
+    def _note_problems(self, before: Plan | None, plan: Plan) -> int:
+        planned: Mapping[ServiceId, ServicePlan] = before.services if before else {}
+        changed, removed = changes(planned, plan.services)
+        for service in removed:
+            self._problems.pop(str(service), None)
+        for service in changed:
+            self._problems.pop(str(service), None)
+            if problems := plan.services[service].problems:
+                self._problems[str(service)] = problems
+        self._problems[""] = plan.problems
+        return len(changed)

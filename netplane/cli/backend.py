@@ -1,0 +1,135 @@
+"""`netplane backend`: what a backend needs, renders and applies on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from netplane.backends.backend import Backend, Requirement
+from netplane.backends.registry import BACKENDS, backend_named
+from netplane.cli.options import columns, from_option, node_option, output_option, planned, say, settings_options
+from netplane.cli.values import pending_value
+from netplane.errors import RequirementError
+from netplane.kernel import probe
+from netplane.kernel.host import Host
+from netplane.plan.settings import Settings
+from netplane.programs.program import Program
+
+_NAME = click.argument("name", metavar="BACKEND", type=click.Choice(sorted(BACKENDS)))
+
+
+@click.group("backend")
+def group() -> None:
+    """What a backend needs, renders and applies."""
+
+
+@group.command("list")
+@output_option
+def list_(output: str) -> None:
+    """List the backends and where each deviates from the plan."""
+    rows = [("BACKEND", "DEVIATIONS")]
+    rows += [(each.name, ", ".join(d.name for d in each.deviations) or "none") for each in BACKENDS.values()]
+    value = [
+        {
+            "name": each.name,
+            "deviations": [{"name": d.name, "promise": d.promise, "instead": d.instead} for d in each.deviations],
+        }
+        for each in BACKENDS.values()
+    ]
+    say(output, value, columns(rows))
+
+
+@group.command()
+@_NAME
+@output_option
+def check(name: str, output: str) -> None:
+    """Try on this host what BACKEND needs, in a scratch namespace. Exits 4 if something is missing."""
+    results = missing(backend_named(name))
+    rows = [("ok" if not said else "MISSING", need.name, said or need.minimum) for need, said in results]
+    value = [{"name": need.name, "minimum": need.minimum, "missing": said} for need, said in results]
+    say(output, value, columns(rows))
+    if any(said for _, said in results):
+        raise click.exceptions.Exit(RequirementError.exit_code)
+
+
+@group.command()
+@_NAME
+@from_option
+@node_option
+@settings_options
+def render(name: str, source: Path, node: str, settings: Settings) -> None:
+    """Print the program in the mechanism's own language; it changes nothing."""
+    backend = backend_named(name)
+    click.echo(backend.text(backend.compile(planned(source, node, settings).plan).program), nl=False)
+
+
+@group.command()
+@_NAME
+@from_option
+@node_option
+@settings_options
+@output_option
+def diff(name: str, source: Path, node: str, settings: Settings, output: str) -> None:
+    """Show what `apply` would change in the kernel now. Exits 1 if anything."""
+    backend = backend_named(name)
+    _show_pending(backend.compile(planned(source, node, settings).plan).program, output)
+
+
+@group.command()
+@_NAME
+@from_option
+@node_option
+@settings_options
+@output_option
+def apply(name: str, source: Path, node: str, settings: Settings, output: str) -> None:
+    """Make the kernel of this namespace do what the manifests mean, once."""
+    backend = backend_named(name)
+    require(backend)
+    _apply(backend.compile(planned(source, node, settings).plan).program, output)
+
+
+@group.command()
+@_NAME
+@click.option("--dry-run", is_flag=True, help="Only show what would go. Exits 1 if anything.")
+@output_option
+def clean(name: str, dry_run: bool, output: str) -> None:
+    """Remove everything netplane made for BACKEND, by reconciling towards nothing. Leaves all else alone."""
+    backend_named(name)
+    if dry_run:
+        _show_pending(Program(), output)
+    else:
+        _apply(Program(), output)
+
+
+def missing(backend: Backend) -> list[tuple[Requirement, str]]:
+    """Each requirement with what the host said against it, "" where it is met."""
+    return [(need, _said(need)) for need in backend.needs]
+
+
+def require(backend: Backend) -> None:
+    """Raise RequirementError naming everything the backend needs and the host lacks."""
+    said = [f"{need.name} (needs {need.minimum}): {said}" for need, said in missing(backend) if said]
+    if said:
+        raise RequirementError(f"backend {backend.name}: " + "; ".join(said))
+
+
+def _said(need: Requirement) -> str:
+    if need.program and probe.missing_programs((need.program,)):
+        return f"the program {need.program} is not installed"
+    return (probe.try_ruleset(need.script) or "") if need.script else ""
+
+
+def _apply(program: Program, output: str) -> None:
+    with Host() as host:
+        done = host.apply(program, reread=True)
+    say(output, {"made": done.made, "swept": done.swept}, f"made {done.made}, swept {done.swept}")
+
+
+def _show_pending(program: Program, output: str) -> None:
+    with Host() as host:
+        pending = host.pending(program)
+    lines = [line for each in pending for line in each.lines()]
+    say(output, [pending_value(each) for each in pending], "\n".join(lines) or "nothing to do")
+    if lines:
+        raise click.exceptions.Exit(1)
