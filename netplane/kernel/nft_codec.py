@@ -158,6 +158,12 @@ def declared_set(family: Family, payload: bytes) -> KernelSet:
     return KernelSet(family, as_text(found[2]), flags, _INT.unpack(found[4])[0])
 
 
+def element_count(payload: bytes) -> int | None:
+    """How many elements a set has, without a catch-all; None where the kernel does not say (it was added by 6.18)."""
+    found = attributes(payload, 4)
+    return int.from_bytes(found[20], "big") if 20 in found else None
+
+
 def _comment(userdata: bytes) -> str:
     """libnftnl's records: type, length, value; type 0 is the comment of tables and rules alike."""
     start = 0

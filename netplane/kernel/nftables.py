@@ -124,8 +124,28 @@ class NftablesDriver:
         return [target for target in declared if not target.anonymous]
 
     def _elements(self, target: KernelSet) -> dict[bytes, Data]:
+        """All elements of a set.
+
+        While the kernel grows the hash table of a set, shortly after many elements were added, a dump shows some
+        elements twice and others not at all, without a word (tried on 6.18; never where the set has a `size`). So a
+        reading counts if it has as many elements as the set, or if the next one is the same.
+        """
         if not target.readable:
             return {}
+        before: dict[bytes, Data] | None = None
+        for _ in range(_READ_ATTEMPTS):
+            count, found = self._count(target), self._dumped(target)
+            if len(found) - (b"" in found) == count or found == before:
+                return found
+            before = found
+        said = f"every one of {_READ_ATTEMPTS} readings was different"
+        raise KernelError(mechanism=_MECHANISM, doing=f"read elements of {target}", said=said)
+
+    def _count(self, target: KernelSet) -> int | None:
+        answers = self._socket.ask(nft_codec.get_set((target.family, target.name)), f"count elements of {target}")
+        return nft_codec.element_count(answers[0])
+
+    def _dumped(self, target: KernelSet) -> dict[bytes, Data]:
         found: dict[bytes, Data] = {}
         for answer in self._socket.dump(nft_codec.get_elements(target), f"read elements of {target}"):
             found.update(nft_codec.elements(target, answer))
@@ -164,11 +184,8 @@ class NftablesDriver:
             self._transact(changes)
         except Refused as refused:
             self._sets.clear()
-            left = self._differing(changes)
-            if left == changes:
-                raise
             try:
-                self._transact(left)
+                self._transact(self._differing(changes))
             except Refused as again:
                 raise again from refused
 
