@@ -159,7 +159,7 @@ def declared_set(family: Family, payload: bytes) -> KernelSet:
 
 
 def element_count(payload: bytes) -> int | None:
-    """How many elements a set has, without a catch-all; None where the kernel does not say (it was added by 6.18)."""
+    """How many elements a set has, without a catch-all; None where the kernel does not say (6.18 does)."""
     found = attributes(payload, 4)
     return int.from_bytes(found[20], "big") if 20 in found else None
 
