@@ -40,12 +40,12 @@ Key = tuple[int, IPAddress, int, IPAddress, int]
 
 
 class Refusal(NamedTuple):
-    """An ICMP or ICMPv6 error that quotes a try. `expected`: it is a port unreachable."""
+    """An ICMP or ICMPv6 error that quotes a try."""
 
     sender: IPAddress
     kind: int
     code: int
-    expected: bool
+    port_unreachable: bool
 
     def __str__(self) -> str:
         return f"ICMP type {self.kind} code {self.code} from {self.sender}"

@@ -148,10 +148,10 @@ def _observation(topology: Topology, question: Question, tries: Sequence[Try], t
                 deliveries.add(_delivery(topology, probe, answer))
             case Answer(), _:
                 ends["untouched"] += 1
-            case _, Refusal(expected=True):
+            case _, Refusal(port_unreachable=True, sender=sender) if node.owns(sender):
                 ends["rejected"] += 1
             case _, Refusal() as refusal:
-                ends[f"refused ({refusal})"] += 1
+                ends[f"refused with {refusal}"] += 1
             case _:
                 ends[each.failure or "silent"] += 1
     outcome = _outcome(ends, deliveries)

@@ -21,7 +21,7 @@ from netplane.errors import KernelError
 from netplane.kernel.netns import Namespace
 from netplane.lab import sctp, sockets
 from netplane.lab.namespaces import Lab
-from netplane.lab.topology import CONTROL, Port
+from netplane.lab.topology import CONTROL, OUTSIDE_ADDRESSES, Port, first
 from netplane.model.address import Family, IPAddress, Protocol
 
 _BACKLOG = 1024
@@ -71,6 +71,15 @@ class Servers:
             self._sockets.append(made)
             self._selector.register(made, selectors.EVENT_READ, handler)
 
+    def echo(self, namespace: Namespace, own: IPAddress) -> None:
+        """Answer IPv4 echo requests to any address but `own`.
+
+        The kernel does so for its own addresses and, over IPv6, for those it was told to take packets for.
+        """
+        made = namespace.run(lambda: _ready(sockets.raw(Family.IPV4, socket.IPPROTO_ICMP), everyone=True, port=0))
+        self._sockets.append(made)
+        self._selector.register(made, selectors.EVENT_READ, _echo(made, own))
+
     def close(self) -> None:
         """Close every door."""
         os.eventfd_write(self._wake, 1)
@@ -110,6 +119,7 @@ def open_doors(servers: Servers, lab: Lab, probed: Iterable[Port]) -> None:
         guests = {port: str(pod) for port, pod in node.ports.items()}
         servers.listen(lab.nodes[name], {**dict.fromkeys(everywhere, f"node {name}"), **guests})
     servers.listen(lab.outside, dict.fromkeys(everywhere, "outside"), everyone=True)
+    servers.echo(lab.outside, first(Family.IPV4, OUTSIDE_ADDRESSES))
 
 
 def _open(doors: Doors, everyone: bool) -> Iterable[tuple[socket.socket, Callable[[], None]]]:
@@ -182,5 +192,18 @@ def _sctp(made: socket.socket, names: Mapping[int, str]) -> Callable[[], None]:
             back = received._replace(sender=(received.sender[0], 0))
             with suppress(OSError):
                 sockets.reply(made, back, sctp.init_ack(asked, answer.encode()))
+
+    return serve
+
+
+def _echo(made: socket.socket, own: IPAddress) -> Callable[[], None]:
+    def serve() -> None:
+        while received := sockets.receive(made):
+            if received.data[:1] == b"\x08" and received.local != own:
+                # Type 8 becomes 0, so the checksum grows by as much (RFC 1624).
+                checksum = int.from_bytes(received.data[2:4], "big") + 0x0800
+                folded = (checksum & 0xFFFF) + (checksum >> 16)
+                with suppress(OSError):
+                    sockets.reply(made, received, b"\0\0" + folded.to_bytes(2, "big") + received.data[4:])
 
     return serve

@@ -1,0 +1,77 @@
+"""`settings.yaml` of a case: the agent's options, the node that `plan.txt` is about, how pods are attached.
+
+node: n2
+attach: routed
+local: interface-prefix=np
+node-ports: [192.0.2.0/24, "2001:db8::/64"]
+masquerade-all: true
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from netplane.errors import InputError, one_line
+from netplane.lab.topology import Attach
+from netplane.plan.settings import Settings
+from netplane.sources.options import settings_of
+
+SETTINGS_FILE = "settings.yaml"
+FIRST_NODE = "n1"
+_SWITCHES = {
+    "masquerade-all": ("--masquerade-all", "--no-masquerade-all"),
+    "drop-invalid": ("--drop-invalid", "--keep-invalid"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CaseSettings:
+    """How a case is run. `options` are the words that tell the agent the same as `plan`."""
+
+    plan: Settings = field(default_factory=Settings)
+    node: str = FIRST_NODE
+    attach: Attach = Attach.BRIDGE
+    options: tuple[str, ...] = ()
+
+
+def read_settings(path: Path) -> CaseSettings:
+    """The settings in `path`, the usual ones if there is no such file. Raises InputError that names the file."""
+    try:
+        found = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+    except FileNotFoundError:
+        return CaseSettings()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read: {one_line(str(error))}") from None
+    if not isinstance(found, Mapping):
+        raise InputError(f"{path}: write options as `key: value` lines")
+    try:
+        return _settings({str(key): value for key, value in found.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _settings(found: dict[str, object]) -> CaseSettings:
+    node = str(found.pop("node", FIRST_NODE))
+    word = str(found.pop("attach", Attach.BRIDGE.value))
+    if word not in {each.value for each in Attach}:
+        raise InputError(f"attach: {word!r} is not one of {', '.join(each.value for each in Attach)}")
+    given = {key: _text(value) for key, value in found.items()}
+    return CaseSettings(settings_of(given), node, Attach(word), tuple(_words(given)))
+
+
+def _text(value: object) -> str | bool:
+    """A value as the command line would have it: lists with commas, switches as they are."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return value if isinstance(value, bool) else str(value)
+
+
+def _words(given: Mapping[str, str | bool]) -> list[str]:
+    return [
+        _SWITCHES[key][0 if value else 1] if isinstance(value, bool) else f"--{key}={value}"
+        for key, value in given.items()
+    ]

@@ -1,0 +1,217 @@
+"""Run cases: for each backend a fresh lab, its program on every node, all packets, and a comparison of each.
+
+A result is a value; who prints it decides how. Two ways to get the program into the kernel: `in_process` compiles
+and applies here, inside each node's namespace; `by_agent` starts the real agent there and waits until it is ready.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from netplane.backends.registry import backend_named
+from netplane.errors import KernelError, NetplaneError, one_line
+from netplane.kernel.host import Host
+from netplane.kernel.netns import Namespace
+from netplane.lab.capture import recording
+from netplane.lab.cases import Case, Line, load_case
+from netplane.lab.compare import Comparison, compare
+from netplane.lab.namespaces import Lab
+from netplane.lab.observe import Question, observe
+from netplane.lab.outcome import named, say
+from netplane.lab.servers import Servers, open_doors
+from netplane.lab.trace import rules_for
+from netplane.plan.oracle import Decision
+
+AGENT_READY_SECONDS = 30.0
+AGENT_STOP_SECONDS = 10.0
+_WORST_TRACED = 3
+
+Program = Callable[[Lab, Case, str], AbstractContextManager[None]]
+"""Gets the program of a backend into every node of a lab, for as long as the context lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketResult:
+    """One line of a case on one backend: what `packets.txt` and the oracle say, and what was seen."""
+
+    line: int
+    packet: str
+    expected: str
+    seen: str
+    differences: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    """For a difference: the rules that matched, as the kernel traced them."""
+    again: str = ""
+    """For a difference: the command that runs this packet again."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everybody says the same."""
+        return not self.differences
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """One case on one backend. `error` says why it could not be run at all."""
+
+    case: str
+    folder: str
+    backend: str
+    packets: tuple[PacketResult, ...] = ()
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it could be run and every packet agrees."""
+        return not self.error and all(packet.agrees for packet in self.packets)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run cases. `only` are line numbers of `packets.txt` (empty: all); `pcap` a folder for what was sent."""
+
+    agent: bool = False
+    only: frozenset[int] = field(default=frozenset())
+    pcap: Path | None = None
+
+
+def run_cases(folders: Iterable[Path], backends: Sequence[str], options: RunOptions) -> Iterator[CaseResult]:
+    """Run each case on each backend, one after another; results as they come. Never raises for a case that fails."""
+    for folder in folders:
+        for backend in backends:
+            started = time.monotonic()
+            try:
+                case = load_case(folder)
+                packets = run_case(case, backend, options)
+                yield CaseResult(case.name, str(folder), backend, packets, time.monotonic() - started)
+            except NetplaneError as error:
+                name, seconds = folder.resolve().name, time.monotonic() - started
+                yield CaseResult(name, str(folder), backend, (), seconds, one_line(str(error)))
+
+
+def run_case(case: Case, backend: str, options: RunOptions) -> tuple[PacketResult, ...]:
+    """Run one case on one backend in a lab of its own. Raises NetplaneError if that is not possible."""
+    lines = [line for line in case.lines if not options.only or line.number in options.only]
+    oracles = case.oracles()
+    decisions = [oracles.decide(line.probe) for line in lines]
+    program = by_agent if options.agent else in_process
+    with standing(case) as lab, program(lab, case, backend), _recorded(lab, case, backend, options):
+        questions = [Question(line.probe, d.outcome) for line, d in zip(lines, decisions, strict=True)]
+        seen = observe(lab, questions)
+        compared = [compare(d, o, lab.topology) for d, o in zip(decisions, seen, strict=True)]
+        results: list[PacketResult] = []
+        for line, decision, comparison in zip(lines, decisions, compared, strict=True):
+            result = _result(case, backend, line, decision, comparison)
+            traced = sum(bool(each.rules) for each in results) < _WORST_TRACED
+            results.append(_with_rules(lab, line, result) if comparison.differences and traced else result)
+        return tuple(results)
+
+
+@contextmanager
+def standing(case: Case) -> Iterator[Lab]:
+    """The lab of a case, up, with servers for everything its packets may reach, and no program on any node."""
+    probed = {(line.probe.protocol, line.probe.port) for line in case.lines if line.probe.protocol}
+    with Lab(case.topology) as lab, Servers() as servers:
+        open_doors(servers, lab, [(protocol, port) for protocol, port in probed if protocol])
+        yield lab
+
+
+@contextmanager
+def in_process(lab: Lab, case: Case, backend: str) -> Iterator[None]:
+    """Plan, compile and apply on every node, in this process."""
+    chosen = backend_named(backend)
+    for name, plan in case.plans().items():
+        program = chosen.compile(plan).program
+
+        def apply(program: object = program) -> None:
+            with Host() as host:
+                host.apply(program, reread=True)  # type: ignore[arg-type]
+
+        lab.nodes[name].run(apply)
+    yield
+
+
+@contextmanager
+def by_agent(lab: Lab, case: Case, backend: str) -> Iterator[None]:
+    """Run `netplane agent run` in every node's namespace; ready when all have applied once, ended at the end."""
+    agents: list[_Agent] = []
+    try:
+        for name, namespace in lab.nodes.items():
+            agents.append(_Agent(namespace, name, case, backend))
+        for agent in agents:
+            agent.wait_ready()
+        yield
+    finally:
+        for agent in agents:
+            agent.stop()
+
+
+class _Agent:
+    """One agent process. Its log is shown if it does not get ready."""
+
+    def __init__(self, namespace: Namespace, node: str, case: Case, backend: str) -> None:
+        self._node = node
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by stop()
+        self._ready, told = os.pipe()
+        words = (sys.executable, "-m", "netplane", "agent", "run", "--node", node, "--from", str(case.folder.resolve()))
+        options = ("--backend", backend, "--ready-fd", str(told), *case.settings.options)
+        self._process = namespace.run(
+            lambda: subprocess.Popen(
+                (*words, *options), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(told,)
+            )
+        )
+        os.close(told)
+
+    def wait_ready(self) -> None:
+        """Return when the first round was applied; KernelError with the agent's own words if that does not happen."""
+        readable, _, _ = select.select([self._ready], [], [], AGENT_READY_SECONDS)
+        if not readable or not os.read(self._ready, 1):
+            self._log.seek(0)
+            said = self._log.read()[-400:] or f"silent for {AGENT_READY_SECONDS:g} s"
+            raise KernelError(mechanism="agent", doing=f"get ready on {self._node}", said=said)
+
+    def stop(self) -> None:
+        """End it as an init system would."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(AGENT_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._ready)
+        self._log.close()
+
+
+def _recorded(lab: Lab, case: Case, backend: str, options: RunOptions) -> AbstractContextManager[None]:
+    if options.pcap is None:
+        return nullcontext()
+    return recording(lab, options.pcap / f"{case.name}-{backend}")
+
+
+def _result(case: Case, backend: str, line: Line, decision: Decision, comparison: Comparison) -> PacketResult:
+    oracle = named(decision.outcome, line.probe.protocol, case.topology)
+    expected, seen = say(line.expected), comparison.seen
+    differences = comparison.differences
+    if oracle != line.expected:
+        differences = (f"the oracle says {say(oracle)}: {decision.reason}", *differences)
+    again = f"netplane lab run {case.folder} --backend {backend} --packet {line.number}" if differences else ""
+    packet = line.text.partition("->")[0].strip()
+    return PacketResult(line.number, packet, expected, seen, differences, again=again)
+
+
+def _with_rules(lab: Lab, line: Line, result: PacketResult) -> PacketResult:
+    rules = rules_for(lab, line.probe)
+    return PacketResult(
+        result.line, result.packet, result.expected, result.seen, result.differences, rules, result.again
+    )
