@@ -1,12 +1,12 @@
 """Objects -> Snapshot, change by change.
 
-The cost of `apply` follows the change: tables in which nothing changed are the same objects in the next Snapshot,
-the others are copied once; only Services whose slices or Pods changed get a new tuple of slices.
+The cost of `apply` follows the change: the mappings of a Snapshot are tables that share what did not change with the
+Snapshot before, and only Services whose slices or Pods changed get a new tuple of slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from netplane.model.endpoint import EndpointSlice
@@ -14,6 +14,7 @@ from netplane.model.node import Node
 from netplane.model.pod import Labels, Namespace, Pod, PodId
 from netplane.model.service import Service, ServiceId
 from netplane.model.snapshot import Snapshot
+from netplane.model.table import derived
 from netplane.sources.decode import Object
 from netplane.sources.derive import slices_from, wants_pods
 from netplane.sources.slices import Legacy
@@ -40,7 +41,8 @@ class Assembler:
         self.snapshot = Snapshot()
         self._explicit: dict[ServiceId, tuple[EndpointSlice, ...]] = {}
         self._legacy: dict[ServiceId, tuple[EndpointSlice, ...]] = {}
-        self._selecting: dict[_Anchor, set[ServiceId]] = {}
+        # By anchor: the Services that have it, and the Pods, noted only for anchors that some Service has.
+        self._selecting: dict[_Anchor, tuple[ServiceId, ...]] = {}
         self._anchored: dict[_Anchor, set[PodId]] = {}
 
     def apply(self, changes: Iterable[Change]) -> Snapshot:
@@ -77,26 +79,27 @@ class Assembler:
             for anchor in old.keys() - new.keys():
                 self._forget(anchor, old[anchor])
             for anchor in new.keys() - old.keys():
-                self._selecting.setdefault(anchor, set()).add(new[anchor])
-                if anchor not in self._anchored:
+                if anchor not in self._selecting:
                     fresh.add(anchor)
+                self._selecting[anchor] = (*self._selecting.get(anchor, ()), new[anchor])
         if fresh:
-            self._anchored.update((anchor, set()) for anchor in fresh & self._selecting.keys())
             for pod in pods.values():
-                self._anchor_pod(pod, among=fresh)
+                self._anchor_pod(pod, fresh)
         return dirty
 
     def _forget(self, anchor: _Anchor, service: ServiceId) -> None:
-        self._selecting[anchor].discard(service)
-        if not self._selecting[anchor]:
+        left = tuple(one for one in self._selecting[anchor] if one != service)
+        if left:
+            self._selecting[anchor] = left
+        else:
             del self._selecting[anchor]
             self._anchored.pop(anchor, None)
 
-    def _anchor_pod(self, pod: Pod, among: Iterable[_Anchor] | None = None) -> None:
+    def _anchor_pod(self, pod: Pod, among: Container[_Anchor]) -> None:
         for label in pod.labels:
             anchor = _Anchor(pod.id.namespace, label)
-            if anchor in self._anchored and (among is None or anchor in among):
-                self._anchored[anchor].add(pod.id)
+            if anchor in among and anchor in self._selecting:
+                self._anchored.setdefault(anchor, set()).add(pod.id)
 
     def _note_pods(self, changes: Iterable[Change], services: Mapping[ServiceId, Service]) -> set[ServiceId]:
         """Index the Pods by anchor. The Services that selected one of them before or do so now need a look."""
@@ -109,7 +112,7 @@ class Assembler:
                 for label in before.labels:
                     self._anchored.get(_Anchor(before.id.namespace, label), set()).discard(before.id)
             if isinstance(after, Pod):
-                self._anchor_pod(after)
+                self._anchor_pod(after, self._selecting)
         return dirty
 
     def _selecting_pod(self, pod: Pod, services: Mapping[ServiceId, Service]) -> Iterable[ServiceId]:
@@ -154,13 +157,8 @@ class Assembler:
             if made != was:
                 known = {one.name: one for one in was}
                 changed[service] = tuple(known[one.name] if known.get(one.name) == one else one for one in made)
-        if not changed:
-            return old
-        table = {**old, **changed}
-        for service, made in changed.items():
-            if not made:
-                del table[service]
-        return table
+        gone = [service for service, made in changed.items() if not made]
+        return derived(old, changed, gone) if changed else old
 
     def _slices_of(
         self, id: ServiceId, services: Mapping[ServiceId, Service], pods: Mapping[PodId, Pod]
@@ -173,7 +171,7 @@ class Assembler:
         service = services.get(id)
         if service is None or not wants_pods(service):
             return ()
-        candidates = (pods[pod] for anchor in _anchors(service) for pod in self._anchored[anchor])
+        candidates = (pods[pod] for anchor in _anchors(service) for pod in self._anchored.get(anchor, ()))
         return slices_from(service, (pod for pod in candidates if _selects(service, pod.labels)))
 
 
@@ -186,14 +184,8 @@ def _selects(service: Service, labels: Labels) -> bool:
     return labels.issuperset(service.selector)
 
 
-def _after(table: Mapping[Any, Any], changes: Iterable[Change], key: str) -> Mapping[Any, Any]:
-    """A copy of `table` with `changes` made; `table` itself if there are none. `key` names its key's attribute."""
-    if not changes:
-        return table
-    made = dict(table)
-    for before, after in changes:
-        if after is None:
-            del made[getattr(before, key)]
-        else:
-            made[getattr(after, key)] = after
-    return made
+def _after(table: Mapping[Any, Any], changes: Sequence[Change], key: str) -> Mapping[Any, Any]:
+    """`table` with `changes` made; `table` itself if there are none. `key` is the attribute it is keyed by."""
+    put = {getattr(after, key): after for _, after in changes if after is not None}
+    drop = [getattr(before, key) for before, after in changes if after is None]
+    return derived(table, put, drop) if changes else table

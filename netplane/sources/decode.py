@@ -106,11 +106,11 @@ _OTHER_V1 = frozenset(
 
 
 class _Head(wire.Wire, frozen=True):
-    """What tells a JSON object's kind. `items` is read only in lists."""
+    """What tells a JSON object's kind. `items` is read only in lists, and left as it is otherwise."""
 
     apiVersion: Any = None
     kind: Any = None
-    items: msgspec.Raw | None = None
+    items: msgspec.Raw = msgspec.Raw(b"null")  # not in a union: msgspec takes Raw only alone
 
 
 _heads = msgspec.json.Decoder(_Head)
@@ -144,39 +144,30 @@ class _Reader:
 
     def _item(self, value: object, at: str, default: tuple[str, str]) -> None:
         """One object, or the list that a document is. `at` is its place in a list, `default` what the list implies."""
-        head = self._head(value, at)
+        head = _head(value)
         if head is None:
+            self._lost(at, "is not an object; write a mapping with apiVersion, kind and metadata")
             return
-        version, kind = head.apiVersion or default[0], head.kind or default[1]
+        version, kind, items = head[0] or default[0], head[1] or default[1], head[2]
         if not isinstance(version, str) or not isinstance(kind, str) or not version or not kind:
             self._lost(
                 _path(at, "kind" if version else "apiVersion"), "is missing or no string; write both of an object"
             )
-        elif not at and kind.endswith("List") and head.items is not None:
-            self._list(head.items, version, kind)
+        elif not at and kind.endswith("List"):
+            self._list(items, version, kind)
         elif kind in _KINDS and version == _KINDS[kind].version:
             self._object(value, kind)
         elif remedy := _misspelt(version, kind):
             self._lost(_path(at, f"kind {shown(kind)} of apiVersion {shown(version)}"), remedy)
 
-    def _head(self, value: object, at: str) -> _Head | None:
-        if isinstance(value, msgspec.Raw):
-            try:
-                return _heads.decode(value)
-            except msgspec.DecodeError:
-                value = _plain_of(value)
-        if isinstance(value, dict):
-            return _Head(value.get("apiVersion"), value.get("kind"), value.get("items"))
-        self._lost(at, "is not an object; write a mapping with apiVersion, kind and metadata")
-        return None
-
     def _list(self, read: object, version: str, kind: str) -> None:
+        """The objects of a list. Lists of kinds that are not read are passed over with their entries."""
         items = _items_of(read) if isinstance(read, msgspec.Raw) else read
-        if not isinstance(items, list):
+        if not isinstance(items, list | None):
             self._lost("items", "is not a list; write one, or remove it")
             return
         implied = ("", "") if kind == "List" else (version, kind.removesuffix("List"))
-        for place, item in enumerate(items):
+        for place, item in enumerate(items or ()):
             self._item(item, f"items[{place}]", implied)
 
     def _object(self, value: object, kind: str) -> None:
@@ -289,6 +280,17 @@ def _doubled_in(value: object, path: str) -> tuple[str, str] | None:
     elif isinstance(value, list):
         inside = fields.each(value, path)
     return next((found for at, part in inside if (found := _doubled_in(part, at))), None)
+
+
+def _head(value: object) -> tuple[object, object, object] | None:
+    """apiVersion, kind and items of an object; None if `value` is none."""
+    if isinstance(value, msgspec.Raw):
+        try:
+            head = _heads.decode(value)
+        except msgspec.DecodeError:
+            return None
+        return head.apiVersion, head.kind, head.items
+    return (value.get("apiVersion"), value.get("kind"), value.get("items")) if isinstance(value, dict) else None
 
 
 def _items_of(raw: msgspec.Raw) -> object:
