@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from netplane.errors import Problem
 from netplane.model.address import Family, IPAddress, IPNetwork, family_of
@@ -217,10 +217,16 @@ def _load_balancer_rows(
 def _allowed(
     ranges: tuple[IPNetwork, ...], vips: tuple[IPAddress, ...], family: Family, facts: NodeFacts
 ) -> tuple[IPNetwork, ...]:
-    """The ranges of this family; a node inside them may also use the address itself as source (row 15)."""
-    own = tuple(network for network in ranges if family_of(network) is family)
-    covers_node = any(address in network for address in facts.addresses for network in own)
-    return own + tuple(ip_network(vip) for vip in vips) if covers_node else own
+    """The ranges of this family; a node inside them may also use the address itself as source (row 15).
+
+    Ranges that overlap are merged: a set of ranges is a set of addresses, and kernels refuse to hold one twice.
+    """
+    own = [network for network in ranges if family_of(network) is family]
+    if any(address in network for address in facts.addresses for network in own):
+        own.extend(ip_network(vip) for vip in vips)
+    if family is Family.IPV4:
+        return tuple(collapse_addresses(each for each in own if isinstance(each, IPv4Network)))
+    return tuple(collapse_addresses(each for each in own if isinstance(each, IPv6Network)))
 
 
 def _health(service: Service, slices: Slices, facts: NodeFacts) -> HealthCheck | None:
