@@ -35,8 +35,10 @@ class Reconciler:
         self._compiled: Compiled | None = None
         self._problems: dict[str, tuple[Problem, ...]] = {}
 
-    def reconcile(self, snapshot: Snapshot, *, whole: bool) -> Round:
+    def reconcile(self, snapshot: Snapshot, *, whole: bool, sweep: bool) -> Round:
         """Make the kernel do what `snapshot` means; with `whole`, by comparing everything with the kernel.
+
+        Without `sweep` nothing is removed: the source is not sure that it knows everything.
 
         Raises NetplaneError. Then the kernel keeps its last good state, as far as the mechanism is atomic, and the
         next round converges.
@@ -45,7 +47,7 @@ class Reconciler:
         before = self._compiled
         plan = plan_node(snapshot, self._node, self._settings, before.plan if before else None)
         compiled = self._backend.compile(plan, before)
-        summary = self._host.apply(compiled.program, reread=whole)
+        summary = self._host.apply(compiled.program, reread=whole, sweep=sweep)
         self._compiled = compiled
         planned = self._note_problems(before.plan if before else None, plan)
         return Round(summary, planned, time.monotonic() - started)

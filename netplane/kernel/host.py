@@ -106,8 +106,8 @@ class Host:
         finally:
             self._forget()
 
-    def apply(self, want: Program, *, reread: bool) -> Summary:
-        """Make the kernel have `want`, and sweep what is ours beyond it.
+    def apply(self, want: Program, *, reread: bool, sweep: bool = True) -> Summary:
+        """Make the kernel have `want` and, with `sweep`, nothing of ours beyond it.
 
         Raises KernelError or OwnershipError; the next apply then reads the kernel first. Applying again after
         any failure converges.
@@ -116,12 +116,14 @@ class Host:
             pending = [mechanism.pending(want, reread=reread) for mechanism in self._mechanisms]
             for each in pending:
                 each.make()
-            for each in reversed(pending):
+            for each in reversed(pending if sweep else []):
                 each.sweep()
         except BaseException:
             self._forget()
             raise
-        return Summary(sum(each.made for each in pending), sum(each.swept for each in pending))
+        if not sweep:
+            self._forget()  # what stays beyond `want` is only known to the kernel
+        return Summary(sum(each.made for each in pending), sum(each.swept for each in pending if sweep))
 
     def close(self) -> None:
         """Close sockets. The kernel keeps what it has: the data path does not need us."""

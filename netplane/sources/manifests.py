@@ -28,10 +28,15 @@ Stamp = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a source holds now: always a whole Snapshot, and what could not be used of the input."""
+    """What a source holds now: always a whole Snapshot, and what could not be used of the input.
+
+    `complete` is False while something could not be read ever since the first time: what it meant before this process
+    began is unknown, so nothing may be taken for unwanted (docs/decisions/0011).
+    """
 
     snapshot: Snapshot
     problems: tuple[Problem, ...]
+    complete: bool = True
 
 
 def is_manifest(name: str) -> bool:
@@ -74,7 +79,9 @@ class ManifestDirectory:
         self._files: dict[str, _File] = {}
         self._holders: dict[Key, tuple[str, ...]] = {}  # the files that have an object, first one wins
         self._contested: set[Key] = set()
+        self._never_read: set[str] = set()  # files that were not wholly understood the first time, nor since
         self._folder_problems: tuple[Problem, ...] = ()
+        self._first = True
         self._assembler = Assembler()
         if not path.exists():
             raise InputError(f"{one_line(str(path))}: does not exist; give a folder of manifests or a file")
@@ -82,13 +89,14 @@ class ManifestDirectory:
     def refresh(self, changed: Iterable[Path] | None = None) -> Loaded:
         """Read again what changed, or look at everything if `changed` is None, and return what there is now."""
         names = None if changed is None else self._names(changed)
+        self._first = not self._files
         before: dict[Key, Object | None] = {}
         if names is None or not self._files:
             self._rescan(before)
         else:
             self._reread(names, before)
         changes = [Change(was, now) for key, was in before.items() if (now := self._current(key)) is not was]
-        return Loaded(self._assembler.apply(changes), tuple(self._problems()))
+        return Loaded(self._assembler.apply(changes), tuple(self._problems()), complete=not self._never_read)
 
     # --- which files to read ---
 
@@ -169,11 +177,17 @@ class ManifestDirectory:
         try:
             content, stamp = _content(self._at(name))
         except OSError as error:
+            if self._first:
+                self._never_read.add(name)
             why = f"cannot be read: {error.strerror or error}; correct it, or delete the file to remove its objects"
             self._replace(name, _File((), old.objects, _kept(name, old.objects, Problem(name, "file", why))), before)
             return
         decoded = decode(name, content)
         problems = decoded.problems
+        if not decoded.unknown and not decoded.refused:
+            self._never_read.discard(name)
+        elif self._first:
+            self._never_read.add(name)
         if not content.strip() and old.objects:
             decoded.unknown = True
             problems.append(Problem(name, "file", "is blank; delete it to remove its objects"))
@@ -204,6 +218,8 @@ class ManifestDirectory:
         self._files.pop(name, None)
         if new is not None:
             self._files[name] = new
+        else:
+            self._never_read.discard(name)
 
     def _hold(self, key: Key, names: tuple[str, ...]) -> None:
         if names:
@@ -221,6 +237,8 @@ class ManifestDirectory:
 
     def _problems(self) -> Iterator[Problem]:
         yield from self._folder_problems
+        for name in sorted(self._never_read):
+            yield Problem(name, "file", "was never read well; until it is corrected or deleted nothing is swept")
         for _, one in sorted((name, one) for name, one in self._files.items() if one.problems):
             yield from one.problems
         for key in sorted(self._contested):
