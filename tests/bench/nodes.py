@@ -1,0 +1,187 @@
+"""A node between a Pod and the endpoints, and what programs it: netplane or the baseline.
+
+    Pod 10.255.0.2 ---- node 192.0.2.1 ---- 192.0.2.2 every endpoint there is (AnyIP), listening on one socket
+
+Everything is in anonymous namespaces and gone with the object.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address, IPv4Network
+from types import TracebackType
+from typing import Self, TypeVar
+
+from bench import kube_proxy_nft
+from bench.clusters import CLIENT, NODE, NODE_ADDRESS, POD_RANGE, TARGET_PORT, Change, Size, service_id, slices
+from netplane.agent.reconcile import Reconciler
+from netplane.backends.registry import backend_named
+from netplane.kernel import command, links, sysctls
+from netplane.kernel.host import Host
+from netplane.kernel.links import Links, Order, Peer
+from netplane.kernel.netns import Namespace
+from netplane.model.snapshot import Snapshot
+from netplane.model.table import derived
+from netplane.plan.settings import Settings
+
+BACKEND = "nftables"
+BACKLOG = 256
+
+_FAR = IPv4Address("192.0.2.2")
+_GATEWAY = IPv4Address("169.254.1.1")
+_POD_LINK, _UPLINK, _OWN = 10, 11, 2
+_ALL = IPv4Network("0.0.0.0/0")
+_CARRIER_SECONDS = 30.0
+
+Result = TypeVar("Result")
+
+
+def timed(work: Callable[[], Result]) -> tuple[float, Result]:
+    """Seconds that `work` takes, and what it returns."""
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Treat memory as the agent does: no collections while what stays is made, which is never visited afterwards."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+class Node:
+    """Three namespaces, wired. `listening` accepts connections to any endpoint."""
+
+    def __init__(self) -> None:
+        with ExitStack() as made:
+            self.pod, self.node, self.far = (made.enter_context(Namespace()) for _ in range(3))
+            self._wire()
+            self.listening = made.enter_context(self.far.run(_listen))
+            self._made = made.pop_all()
+
+    def close(self) -> None:
+        """Let go of the namespaces."""
+        self._made.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wire(self) -> None:
+        self.node.run(lambda: sysctls.write({"net/ipv4/ip_forward": 1}))
+        near, far = Peer("eth0", _OWN, self.pod.fd), Peer("eth0", _OWN, self.far.fd)
+        _carry_out(
+            self.node,
+            links.up(links.LOOPBACK),
+            links.veth("pod", _POD_LINK, near),
+            links.veth("up", _UPLINK, far),
+            links.address(_GATEWAY, 32, _POD_LINK),
+            links.address(NODE_ADDRESS, 24, _UPLINK),
+            links.route(IPv4Network(CLIENT), _POD_LINK),
+            links.route(POD_RANGE, _UPLINK, _FAR),
+        )
+        _carry_out(
+            self.pod,
+            links.up(links.LOOPBACK),
+            links.up(_OWN),
+            links.address(CLIENT, 32, _OWN),
+            links.route(_ALL, _OWN, _GATEWAY),
+        )
+        _carry_out(
+            self.far,
+            links.up(links.LOOPBACK),
+            links.up(_OWN),
+            links.address(_FAR, 24, _OWN),
+            links.route(IPv4Network(CLIENT), _OWN, NODE_ADDRESS),
+            links.local_route(POD_RANGE, links.MAIN_TABLE),
+        )
+        for namespace, names in ((self.node, ("pod", "up")), (self.pod, ("eth0",)), (self.far, ("eth0",))):
+            namespace.run(lambda names=names: _wait(names))
+
+
+class Netplane:
+    """netplane on a node, in this process: the same objects the agent has."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._host = namespace.run(Host)
+        self._reconciler = Reconciler(NODE, Settings(), backend_named(BACKEND), self._host)
+        self._snapshot = Snapshot()
+
+    def load(self, snapshot: Snapshot) -> float:
+        """Seconds from a Snapshot to the kernel, from nothing."""
+        self._snapshot = snapshot
+        with collecting_later():
+            return timed(lambda: self._reconcile(whole=True))[0]
+
+    def change(self, change: Change) -> float:
+        """Seconds from the next Snapshot to the kernel."""
+        put = {service_id(change.index): slices(change.index, change.addresses)}
+        self._snapshot = Snapshot(
+            services=self._snapshot.services,
+            slices=derived(self._snapshot.slices, put),
+            nodes=self._snapshot.nodes,
+        )
+        return timed(lambda: self._reconcile(whole=False))[0]
+
+    def close(self) -> None:
+        """Close sockets; the kernel keeps what it has."""
+        self._host.close()
+
+    def _reconcile(self, *, whole: bool) -> None:
+        self._namespace.run(lambda: self._reconciler.reconcile(self._snapshot, whole=whole, sweep=True))
+
+
+class Baseline:
+    """The baseline's rulesets on a node."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    def load(self, size: Size) -> float:
+        """Seconds `nft` takes for the whole ruleset; making its text is not counted."""
+        script = kube_proxy_nft.ruleset(size)
+        return timed(lambda: self._nft(script))[0]
+
+    def change(self, change: Change) -> float:
+        """Seconds `nft` takes for what is sent when the endpoints of one Service change."""
+        script = kube_proxy_nft.change(change.index, change.addresses, change.came, change.went)
+        return timed(lambda: self._nft(script))[0]
+
+    def _nft(self, script: str) -> None:
+        self._namespace.run(lambda: command.run("nft", "-f", "-", stdin=script, mechanism="bench", doing="load"))
+
+
+def _carry_out(namespace: Namespace, *orders: Order) -> None:
+    def work() -> None:
+        with Links() as here:
+            here.carry_out(orders)
+
+    namespace.run(work)
+
+
+def _wait(names: tuple[str, ...]) -> None:
+    with Links() as here:
+        here.wait_ready(names, _CARRIER_SECONDS)
+
+
+def _listen() -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.bind(("0.0.0.0", TARGET_PORT))
+    made.listen(BACKLOG)
+    made.setblocking(False)
+    return made
