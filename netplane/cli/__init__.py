@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import NoReturn
 
 import click
 
@@ -50,15 +50,14 @@ def cli() -> None:
     """Kubernetes Services, the Pod network and the packets that prove them."""
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line. Every expected error is one line on standard error and its documented exit code."""
     try:
-        return cli.main(args=arguments, prog_name="netplane", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="netplane", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)  # without standalone mode click returns the code of an Exit
     except NetplaneError as error:
         click.echo(f"netplane: {one_line(str(error))}", err=True)
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:

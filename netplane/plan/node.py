@@ -43,7 +43,7 @@ def plan_node(snapshot: Snapshot, node: str, settings: Settings, previous: Plan 
     Raises InputError if the settings need a fact of the Node object that is missing.
     """
     facts = _facts(snapshot, node)
-    place = _place(facts, settings)
+    place = _place(facts, settings, snapshot)
     old = previous if previous is not None and _place_of(previous) == place else None
     changed, removed = _differences(old.snapshot if old else Snapshot(), snapshot)
     services = old.services if old else {}
@@ -77,20 +77,21 @@ def _problems(snapshot: Snapshot, name: str) -> tuple[Problem, ...]:
     if name in snapshot.nodes:
         return ()
     known = ", ".join(sorted(snapshot.nodes)[:5]) or "none"
-    why = f"not found (Nodes: {known}); its zone, addresses and pod ranges are unknown"
+    why = f"not found (Nodes there are: {known}), so its zone, addresses and pod ranges are unknown; correct --node"
     return (Problem(where="", what=f"Node {name}", why=why),)
 
 
-def _place(facts: NodeFacts, settings: Settings) -> Place:
+def _place(facts: NodeFacts, settings: Settings, snapshot: Snapshot) -> Place:
     """Resolve local detection. Which families can be served follows from it."""
     if not isinstance(settings.local, PodRange):
         return Place(facts, settings, frozenset(Family))
     ranges = settings.local if settings.local.networks else PodRange(facts.pod_ranges)
     families = frozenset(family for family in Family if ranges.covers(family))
     if not families:
+        missing = _problems(snapshot, facts.name)
+        why = str(missing[0]) if missing else f"Node {facts.name} has no spec.podCIDRs; set them"
         raise InputError(
-            f"local detection by pod range: Node {facts.name} has no spec.podCIDRs;"
-            " set them, or say --local pod-range=CIDR, bridge=NAME or interface-prefix=PREFIX"
+            f"local detection by pod range: {why}, or say --local pod-range=CIDR, bridge=NAME or interface-prefix=PREFIX"
         )
     return Place(facts, replace(settings, local=ranges), families)
 
