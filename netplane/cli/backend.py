@@ -86,7 +86,8 @@ def apply(name: str, source: Path, node: str, settings: Settings, output: str) -
     """Make the kernel of this namespace do what the manifests mean, once."""
     backend = backend_named(name)
     require(backend)
-    _apply(backend.compile(planned(source, node, settings).plan).program, output)
+    result = planned(source, node, settings)
+    _apply(backend.compile(result.plan).program, output, sweep=result.loaded.complete)
 
 
 @group.command()
@@ -99,7 +100,7 @@ def clean(name: str, dry_run: bool, output: str) -> None:
     if dry_run:
         _show_pending(Program(), output)
     else:
-        _apply(Program(), output)
+        _apply(Program(), output, sweep=True)
 
 
 def missing(backend: Backend) -> list[tuple[Requirement, str]]:
@@ -120,9 +121,9 @@ def _said(need: Requirement) -> str:
     return (probe.try_ruleset(need.script) or "") if need.script else ""
 
 
-def _apply(program: Program, output: str) -> None:
+def _apply(program: Program, output: str, *, sweep: bool) -> None:
     with Host() as host:
-        done = host.apply(program, reread=True)
+        done = host.apply(program, reread=True, sweep=sweep)
     say(output, {"made": done.made, "swept": done.swept}, f"made {done.made}, swept {done.swept}")
 
 

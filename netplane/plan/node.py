@@ -91,7 +91,8 @@ def _place(facts: NodeFacts, settings: Settings, snapshot: Snapshot) -> Place:
         missing = _problems(snapshot, facts.name)
         why = str(missing[0]) if missing else f"Node {facts.name} has no spec.podCIDRs; set them"
         raise InputError(
-            f"local detection by pod range: {why}, or say --local pod-range=CIDR, bridge=NAME or interface-prefix=PREFIX"
+            f"local detection by pod range: {why},"
+            " or say --local pod-range=CIDR, bridge=NAME or interface-prefix=PREFIX"
         )
     return Place(facts, replace(settings, local=ranges), families)
 

@@ -169,18 +169,19 @@ class _Addresses:
         return (address for address in self.service.cluster_ips if family_of(address) is self.family)
 
     def external_ips(self) -> Iterator[IPAddress]:
-        own = set(self.service.cluster_ips)
+        # An address listed as both is a load-balancer address: its source ranges must hold.
+        taken = {*self.service.cluster_ips, *self.ingress_ips()}
         found = dict.fromkeys(address for address in self.service.external_ips if family_of(address) is self.family)
-        return (address for address in found if address not in own)
+        return (address for address in found if address not in taken)
 
     def ingress_ips(self) -> tuple[IPAddress, ...]:
         """Load-balancer addresses that are ours to serve: `ipMode: Proxy` means the packet must reach the LB."""
         if self.service.type is not ServiceType.LOAD_BALANCER:
             return ()
-        taken = {*self.service.cluster_ips, *self.service.external_ips}
+        own = self.service.cluster_ips
         listed = (ingress.address for ingress in self.service.ingress if not ingress.proxy)
         return tuple(
-            dict.fromkeys(address for address in listed if family_of(address) is self.family and address not in taken)
+            dict.fromkeys(address for address in listed if family_of(address) is self.family and address not in own)
         )
 
     def node_port(self) -> Frontend:
