@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from netplane.agent.health import HealthServers
 from netplane.agent.pace import Limits, Pace
 from netplane.agent.reconcile import Reconciler, Round
 from netplane.backends.backend import Backend
@@ -61,6 +62,7 @@ class _Agent:
         self._reconciler = Reconciler(options.node, options.settings, options.backend, host)
         self._problems: frozenset[Problem] = frozenset()
         self._failure = ""
+        self._health = HealthServers()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -72,6 +74,7 @@ class _Agent:
         loop.add_signal_handler(signal.SIGHUP, self._refresh, None)
         loop.add_reader(self._watcher.fileno(), self._source_changed)
         first = self._round(loop.time(), first=True)
+        await self._answer_health()
         gc.collect()
         gc.freeze()
         gc.enable()
@@ -81,6 +84,13 @@ class _Agent:
             await self._wait(loop)
             if not self._stop and loop.time() >= self._pace.due():
                 self._round(loop.time(), first=False)
+                await self._answer_health()
+        self._health.close()
+
+    async def _answer_health(self) -> None:
+        self._health.healthy = not self._failure
+        if plan := self._reconciler.plan:
+            await self._health.update(self._reconciler.health_checks(), plan.node, plan.settings)
 
     async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self._wake.clear()

@@ -13,7 +13,7 @@ from netplane.model.service import ServiceId
 from netplane.model.snapshot import Snapshot
 from netplane.model.table import changes
 from netplane.plan.node import plan_node
-from netplane.plan.plan import Plan, ServicePlan
+from netplane.plan.plan import HealthCheck, Plan, ServicePlan
 from netplane.plan.settings import Settings
 
 
@@ -34,6 +34,7 @@ class Reconciler:
         self._node, self._settings, self._backend, self._host = node, settings, backend, host
         self._compiled: Compiled | None = None
         self._problems: dict[str, tuple[Problem, ...]] = {}
+        self._health: dict[ServiceId, HealthCheck] = {}
 
     def reconcile(self, snapshot: Snapshot, *, whole: bool, sweep: bool) -> Round:
         """Make the kernel do what `snapshot` means; with `whole`, by comparing everything with the kernel.
@@ -49,21 +50,34 @@ class Reconciler:
         compiled = self._backend.compile(plan, before)
         summary = self._host.apply(compiled.program, reread=whole, sweep=sweep)
         self._compiled = compiled
-        planned = self._note_problems(before.plan if before else None, plan)
+        planned = self._note(before.plan if before else None, plan)
         return Round(summary, planned, time.monotonic() - started)
 
     def problems(self) -> tuple[Problem, ...]:
         """What could not be planned, by Service, as of the last successful round."""
         return tuple(problem for _, each in sorted(self._problems.items()) for problem in each)
 
-    def _note_problems(self, before: Plan | None, plan: Plan) -> int:
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the last successful round."""
+        return self._compiled.plan if self._compiled else None
+
+    def health_checks(self) -> dict[int, HealthCheck]:
+        """The health check node ports of the last successful round, by port."""
+        return {check.port: check for _, check in sorted(self._health.items(), reverse=True)}
+
+    def _note(self, before: Plan | None, plan: Plan) -> int:
+        """Keep what the agent tells others: problems and health checks. Returns how many Services changed."""
         planned: Mapping[ServiceId, ServicePlan] = before.services if before else {}
         changed, removed = changes(planned, plan.services)
-        for service in removed:
+        for service in (*removed, *changed):
             self._problems.pop(str(service), None)
+            self._health.pop(service, None)
         for service in changed:
-            self._problems.pop(str(service), None)
-            if problems := plan.services[service].problems:
-                self._problems[str(service)] = problems
+            entry = plan.services[service]
+            if entry.problems:
+                self._problems[str(service)] = entry.problems
+            if entry.health:
+                self._health[service] = entry.health
         self._problems[""] = plan.problems
         return len(changed)
