@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable
 from http import HTTPStatus
 
+from netplane.model.address import Family, family_of
 from netplane.plan.health import HealthAnswer, answer
 from netplane.plan.plan import HealthCheck, NodeFacts
 from netplane.plan.settings import NodePortScope, Settings
@@ -29,23 +30,25 @@ class HealthServers:
 
     def __init__(self) -> None:
         self._servers: dict[Address, asyncio.Server] = {}
-        self._checks: dict[int, HealthCheck] = {}
+        self._checks: dict[Address, HealthCheck] = {}
         self._said: set[str] = set()
         self.healthy = True
         """Whether the proxy itself is well; if not, every answer is 503."""
 
-    async def update(self, checks: Mapping[int, HealthCheck], facts: NodeFacts, settings: Settings) -> None:
+    async def update(self, checks: Iterable[HealthCheck], facts: NodeFacts, settings: Settings) -> None:
         """Listen for exactly these checks, by port. A refused address is said once and tried again next time."""
-        self._checks = dict(checks)
-        wanted = {(host, port) for port in checks for host in _hosts(facts, settings)}
-        for gone in self._servers.keys() - wanted:
+        self._checks = {}
+        for check in checks:
+            for host in _hosts(check.family, facts, settings):
+                self._checks.setdefault((host, check.port), check)  # of two Services with one port the first has it
+        for gone in self._servers.keys() - self._checks.keys():
             self._servers.pop(gone).close()
-        for host, port in sorted(wanted - self._servers.keys()):
+        for host, port in sorted(self._checks.keys() - self._servers.keys()):
             try:
                 self._servers[host, port] = await self._listen(host, port)
             except OSError as error:
                 self._complain(
-                    f"Service {checks[port].service}: health check node port {port} on {host}: {error.strerror}"
+                    f"Service {self._checks[host, port].service}: health check node port {port} on {host}: {error.strerror}"
                 )
 
     def close(self) -> None:
@@ -57,13 +60,17 @@ class HealthServers:
     async def _listen(self, host: str, port: int) -> asyncio.Server:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return await asyncio.start_server(
-            lambda reader, writer: self._serve(port, reader, writer), host, port, family=family, limit=_REQUEST_BYTES
+            lambda reader, writer: self._serve((host, port), reader, writer),
+            host,
+            port,
+            family=family,
+            limit=_REQUEST_BYTES,
         )
 
-    async def _serve(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, at: Address, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _REQUEST_SECONDS)
-            check = self._checks.get(port)
+            check = self._checks.get(at)
             if check is not None:
                 writer.write(_http(answer(check, healthy=self.healthy)))
                 await writer.drain()
@@ -78,10 +85,10 @@ class HealthServers:
             log.error("cannot answer health checks", extra={"why": said})
 
 
-def _hosts(facts: NodeFacts, settings: Settings) -> list[str]:
+def _hosts(family: Family, facts: NodeFacts, settings: Settings) -> list[str]:
     if settings.node_ports is NodePortScope.PRIMARY:
-        return [str(address) for address in facts.primary_addresses()]
-    return ["0.0.0.0", "::"]  # noqa: S104  as far as node ports go
+        return [str(address) for address in facts.primary_addresses() if family_of(address) is family]
+    return ["0.0.0.0" if family is Family.IPV4 else "::"]  # noqa: S104  as far as node ports go
 
 
 def _http(said: HealthAnswer) -> bytes:

@@ -34,7 +34,7 @@ class Reconciler:
         self._node, self._settings, self._backend, self._host = node, settings, backend, host
         self._compiled: Compiled | None = None
         self._problems: dict[str, tuple[Problem, ...]] = {}
-        self._health: dict[ServiceId, HealthCheck] = {}
+        self._health: dict[ServiceId, tuple[HealthCheck, ...]] = {}
 
     def reconcile(self, snapshot: Snapshot, *, whole: bool, sweep: bool) -> Round:
         """Make the kernel do what `snapshot` means; with `whole`, by comparing everything with the kernel.
@@ -62,9 +62,9 @@ class Reconciler:
         """The plan of the last successful round."""
         return self._compiled.plan if self._compiled else None
 
-    def health_checks(self) -> dict[int, HealthCheck]:
-        """The health check node ports of the last successful round, by port."""
-        return {check.port: check for _, check in sorted(self._health.items(), reverse=True)}
+    def health_checks(self) -> list[HealthCheck]:
+        """The health check node ports of the last successful round, by Service."""
+        return [check for _, checks in sorted(self._health.items()) for check in checks]
 
     def _note(self, before: Plan | None, plan: Plan) -> int:
         """Keep what the agent tells others: problems and health checks. Returns how many Services changed."""

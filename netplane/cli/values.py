@@ -30,7 +30,9 @@ def service_value(entry: ServicePlan) -> dict[str, Any]:
         "rows": [row_value(row) for row in entry.rows()],
         "notes": [str(note) for note in (*entry.notes, *(note for port in entry.ports for note in port.notes))],
         "problems": [problem_value(problem) for problem in entry.problems],
-        "healthCheck": entry.health and {"port": entry.health.port, "localReady": entry.health.local_ready},
+        "healthChecks": [
+            {"family": str(check.family), "port": check.port, "localReady": check.local_ready} for check in entry.health
+        ],
     }
 
 

@@ -181,9 +181,13 @@ class PortPlan:
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """The health check node port of a Service: what a load balancer asks to find nodes with endpoints."""
+    """The health check node port of a Service: what a load balancer asks to find nodes with endpoints.
+
+    Each family has its own answer, as kube-proxy's two proxiers do.
+    """
 
     service: ServiceId
+    family: Family
     port: int
     local_ready: int
     """Distinct ready endpoint addresses on this node over all ports (draining ones do not count)."""
@@ -200,7 +204,7 @@ class ServicePlan:
     service: ServiceId
     ports: tuple[PortPlan, ...] = ()
     cluster_ips: tuple[IPAddress, ...] = ()
-    health: HealthCheck | None = None
+    health: tuple[HealthCheck, ...] = ()
     problems: tuple[Problem, ...] = ()
     notes: tuple[Note, ...] = ()
 

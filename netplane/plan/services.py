@@ -33,7 +33,6 @@ from netplane.plan.endpoints import candidates, choose
 from netplane.plan.plan import (
     Affinity,
     Drop,
-    Endpoint,
     Forward,
     Frontend,
     FrontendKind,
@@ -86,7 +85,7 @@ def plan_service(service: Service, slices: Slices, place: Place) -> ServicePlan:
         service=service.id,
         ports=ports,
         cluster_ips=tuple(address for address in service.cluster_ips if family_of(address) in place.families),
-        health=_health(service, slices, place.facts),
+        health=tuple(_health(service, slices, place)),
         problems=_unserved_families(service, place),
     )
 
@@ -230,23 +229,20 @@ def _allowed(
     return tuple(collapse_addresses(each for each in own if isinstance(each, IPv6Network)))
 
 
-def _health(service: Service, slices: Slices, facts: NodeFacts) -> HealthCheck | None:
+def _health(service: Service, slices: Slices, place: Place) -> Iterator[HealthCheck]:
     """The health check node port exists only for load balancers that keep the client's address (KEP-3836)."""
     wanted = service.type is ServiceType.LOAD_BALANCER and service.external is Scope.LOCAL
     if not wanted or not service.health_check_node_port:
-        return None
-    local = {
-        endpoint.address
-        for port in service.ports
-        for family in Family
-        for endpoint in _endpoints(port, slices, family)
-        if endpoint.state is EndpointState.READY and endpoint.node == facts.name
-    }
-    return HealthCheck(service.id, service.health_check_node_port, len(local))
-
-
-def _endpoints(port: ServicePort, slices: Slices, family: Family) -> Iterator[Endpoint]:
-    return (each.endpoint for each in candidates(port, slices, family))
+        return
+    for family in _families(service):
+        if family in place.families:
+            local = {
+                each.endpoint.address
+                for port in service.ports
+                for each in candidates(port, slices, family)
+                if each.endpoint.state is EndpointState.READY and each.endpoint.node == place.facts.name
+            }
+            yield HealthCheck(service.id, family, service.health_check_node_port, len(local))
 
 
 def _unserved_families(service: Service, place: Place) -> tuple[Problem, ...]:

@@ -51,8 +51,8 @@ def service_lines(service: ServicePlan) -> Iterator[str]:
     yield from (f"  note {note}" for note in service.notes)
     for port in service.ports:
         yield from _port_lines(port)
-    if service.health:
-        yield f"  health check port {service.health.port}: {service.health.local_ready} local endpoints ready"
+    for check in service.health:
+        yield f"  health check port {check.port} ({check.family}): {check.local_ready} local endpoints ready"
 
 
 def _port_lines(port: PortPlan) -> Iterator[str]:
