@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -47,9 +48,8 @@ class HealthServers:
             try:
                 self._servers[host, port] = await self._listen(host, port)
             except OSError as error:
-                self._complain(
-                    f"Service {self._checks[host, port].service}: health check node port {port} on {host}: {error.strerror}"
-                )
+                service, why = self._checks[host, port].service, os.strerror(error.errno or 0)
+                self._complain(f"Service {service}: health check node port {port} on {host}: {why}")
 
     def close(self) -> None:
         """Stop listening."""
