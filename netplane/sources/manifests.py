@@ -79,6 +79,7 @@ class ManifestDirectory:
         self._files: dict[str, _File] = {}
         self._holders: dict[Key, tuple[str, ...]] = {}  # the files that have an object, first one wins
         self._contested: set[Key] = set()
+        self._troubled: set[str] = set()  # files with problems: looking for them in 10 000 files took a millisecond
         self._never_read: set[str] = set()  # files that were not wholly understood the first time, nor since
         self._folder_problems: tuple[Problem, ...] = ()
         self._first = True
@@ -216,8 +217,11 @@ class ManifestDirectory:
             others = self._holders.get(key)
             self._hold(key, tuple(sorted((*others, name))) if others else mine)
         self._files.pop(name, None)
+        self._troubled.discard(name)
         if new is not None:
             self._files[name] = new
+            if new.problems:
+                self._troubled.add(name)
         else:
             self._never_read.discard(name)
 
@@ -239,8 +243,8 @@ class ManifestDirectory:
         yield from self._folder_problems
         for name in sorted(self._never_read):
             yield Problem(name, "file", "was never read well; until it is corrected or deleted nothing is swept")
-        for _, one in sorted((name, one) for name, one in self._files.items() if one.problems):
-            yield from one.problems
+        for name in sorted(self._troubled):
+            yield from self._files[name].problems
         for key in sorted(self._contested):
             first, *others = self._holders[key]
             for name in others:
