@@ -76,9 +76,7 @@ def _wait_listening(pid: int) -> None:
 
 
 def _matched(output: str) -> tuple[str, ...]:
-    lines: list[str] = []
-    for line in output.splitlines():
-        found = _EVENT.match(line)
-        if found and _TABLE not in line and (text := f"{found['where']}: {found['what']}") not in lines:
-            lines.append(text)
-    return tuple(lines[:_MOST])
+    """The events of the first packet traced; later packets of a connection only repeat its fate."""
+    events = [found for line in output.splitlines() if (found := _EVENT.match(line)) and _TABLE not in line]
+    first = [event for event in events if event["id"] == events[0]["id"]]
+    return tuple(f"{event['where']}: {event['what'].strip()}" for event in first[:_MOST])

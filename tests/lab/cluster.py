@@ -27,7 +27,6 @@ PODS = {
     "web-1": ("n1", "10.244.1.5", "fd00:10:244:1::5"),
     "web-2": ("n2", "10.244.2.5", "fd00:10:244:2::5"),
 }
-HOOKS = {"prerouting": "prerouting priority -100", "output": "output priority -100"}
 
 
 def pod_id(name: str) -> PodId:
@@ -74,7 +73,9 @@ def probe(lab: Lab, sender: Sender, to: str, port: int = 80, protocol: Protocol 
 def load(lab: Lab, family: Family, **chains: str) -> None:
     """Install rules on n1, by hook: `prerouting="..."`; `{vip}` and the pods' names become addresses."""
     names = {name.replace("-", "_"): str(pod_address(name, family)) for name in PODS}
-    names |= {f"to_{name}": f"[{address}]:8080" if family == 6 else f"{address}:8080" for name, address in names.items()}
+    at = {name: f"[{address}]" if family is Family.IPV6 else address for name, address in names.items()}
+    names |= {f"to_{name}": f"{address}:8080" for name, address in at.items()}
+    names |= {f"closed_{name}": f"{address}:9" for name, address in at.items()}
     ip = "ip" if family is Family.IPV4 else "ip6"
     bodies = "".join(
         f"chain {hook} {{ type {_type(hook)}; {rules.format(ip=ip, vip=VIP[family], node=NODE[family], **names)}\n}}\n"
