@@ -193,6 +193,8 @@ class Asking:
             except BlockingIOError:
                 return
             except OSError as error:
+                if each.socket.type == socket.SOCK_RAW:
+                    return  # said to every raw socket with this peer, whomever it is about; the ears know whom
                 self._selector.unregister(each.socket)
                 self._failed(each, error)
                 return

@@ -9,7 +9,7 @@ masquerade-all: true
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,19 +59,13 @@ def _settings(found: dict[str, object]) -> CaseSettings:
     word = str(found.pop("attach", Attach.BRIDGE.value))
     if word not in {each.value for each in Attach}:
         raise InputError(f"attach: {word!r} is not one of {', '.join(each.value for each in Attach)}")
-    given = {key: _text(value) for key, value in found.items()}
-    return CaseSettings(settings_of(given), node, Attach(word), tuple(_words(given)))
+    return CaseSettings(settings_of(found), node, Attach(word), tuple(_words(found)))
 
 
-def _text(value: object) -> str | bool:
-    """A value as the command line would have it: lists with commas, switches as they are."""
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return value if isinstance(value, bool) else str(value)
-
-
-def _words(given: Mapping[str, str | bool]) -> list[str]:
-    return [
-        _SWITCHES[key][0 if value else 1] if isinstance(value, bool) else f"--{key}={value}"
-        for key, value in given.items()
-    ]
+def _words(found: Mapping[str, object]) -> Iterator[str]:
+    """The same options as the command line has them: lists with commas, switches by their two names."""
+    for key, value in found.items():
+        if key in _SWITCHES:
+            yield _SWITCHES[key][0 if value in (True, "true") else 1]
+        else:
+            yield f"--{key}={','.join(map(str, value)) if isinstance(value, list) else value}"

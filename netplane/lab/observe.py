@@ -91,11 +91,11 @@ def observe(lab: Lab, questions: Sequence[Question]) -> list[Observation]:
     ]
 
 
-def tracking_node(probe: Probe, topology: Topology) -> NodeHost:
-    """The node that would translate the probe: the one it is addressed to, or else the first that sees it."""
-    first = deciding_node(probe.sender, topology)
+def nodes_on_path(probe: Probe, topology: Topology) -> tuple[NodeHost, ...]:
+    """The nodes that may decide about the probe: the first that sees it, and the one it is addressed to."""
+    here = deciding_node(probe.sender, topology)
     there = topology.node_at(probe.destination)
-    return first if there is None or first.owns(probe.destination) else there
+    return (here,) if there is None or here.owns(probe.destination) else (here, there)
 
 
 def _tries(choices: int, risk: float) -> int:
@@ -120,27 +120,29 @@ class _Tracked:
     """The connections each deciding node tracks, by what the client sent."""
 
     def __init__(self, lab: Lab, probes: Iterable[Probe]) -> None:
+        self._topology = lab.topology
         self._by_node: dict[str, dict[tuple[object, ...], Connection]] = {}
-        for name in {tracking_node(probe, lab.topology).name for probe in probes}:
+        for name in {node.name for probe in probes for node in nodes_on_path(probe, lab.topology)}:
             connections = lab.nodes[name].run(conntrack.read)
             self._by_node[name] = {(each.protocol, *each.original): each for each in connections}
 
-    def find(self, node: str, probe: Probe, source_port: int) -> Connection | None:
-        """The connection of one try of a probe."""
+    def translated(self, probe: Probe, source_port: int) -> Connection | None:
+        """The connection of one try of a probe, on the node that translated it; None if none did."""
         if probe.protocol is None:
             return None
         key = (probe.protocol.number, probe.source, source_port, probe.destination, probe.port)
-        return self._by_node[node].get(key)
+        found = (self._by_node[node.name].get(key) for node in nodes_on_path(probe, self._topology))
+        return next((each for each in found if each is not None and each.translated), None)
 
 
 def _observation(topology: Topology, question: Question, tries: Sequence[Try], tracked: _Tracked) -> Observation:
     probe = question.probe
-    node = tracking_node(probe, topology)
+    nodes = nodes_on_path(probe, topology)
     troubles: Counter[str] = Counter()
     ends: Counter[str] = Counter()
     deliveries: set[Delivery] = set()
     for each in tries:
-        connection = tracked.find(node.name, probe, each.source_port)
+        connection = tracked.translated(probe, each.source_port)
         troubles.update(_troubles(topology, probe, each, connection))
         match each.answer, each.refusal:
             case Answer() as answer, _ if _touched(probe, answer, question.expected):
@@ -148,7 +150,7 @@ def _observation(topology: Topology, question: Question, tries: Sequence[Try], t
                 deliveries.add(_delivery(topology, probe, answer))
             case Answer(), _:
                 ends["untouched"] += 1
-            case _, Refusal(port_unreachable=True, sender=sender) if node.owns(sender):
+            case _, Refusal(port_unreachable=True, sender=sender) if any(node.owns(sender) for node in nodes):
                 ends["rejected"] += 1
             case _, Refusal() as refusal:
                 ends[f"refused with {refusal}"] += 1
@@ -193,7 +195,7 @@ def _delivery(topology: Topology, probe: Probe, answer: Answer) -> Delivery:
 def _troubles(topology: Topology, probe: Probe, each: Try, connection: Connection | None) -> Iterable[str]:
     """Facts about one try that are wrong whatever was expected."""
     if each.answer is None:
-        if connection is not None and connection.translated:
+        if connection is not None:
             reply = connection.reply
             to, as_ = host_port(reply.source, reply.source_port), _who(topology, reply.destination)
             yield f"was sent to {to} as {as_}, but no answer came back"
@@ -205,7 +207,7 @@ def _troubles(topology: Topology, probe: Probe, each: Try, connection: Connectio
     if not touched:
         return
     if connection is None:
-        yield f"reached {host_port(seen.local, seen.local_port)}, but the node does not track it"
+        yield f"reached {host_port(seen.local, seen.local_port)}, but no node tracks the translation"
     elif (connection.reply.source, connection.reply.source_port) != (seen.local, seen.local_port):
         tracked = host_port(connection.reply.source, connection.reply.source_port)
         yield f"reached {host_port(seen.local, seen.local_port)}, but the node tracks it to {tracked}"

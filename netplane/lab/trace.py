@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from netplane.errors import KernelError
 from netplane.kernel import command
+from netplane.kernel.netns import Namespace
 from netplane.lab.asking import Asking
 from netplane.lab.namespaces import Lab
-from netplane.lab.observe import tracking_node
+from netplane.lab.observe import nodes_on_path
 from netplane.lab.probe import Probe
 
 _TABLE = "netplane-lab-trace"
@@ -22,29 +25,38 @@ _EVENT = re.compile(r"trace id (?P<id>\S+) (?P<where>\S+ \S+ \S+) (?P<what>(?:ru
 
 
 def rules_for(lab: Lab, probe: Probe) -> tuple[str, ...]:
-    """The rules that matched one packet of the probe, in order, on the node that would translate it.
+    """What one packet of the probe met, in order, on each node that may decide: `n1: ip TABLE CHAIN: rule ...`.
 
-    Uses a table of its own, which is gone afterwards; other tables are not touched. The monitor is ended.
+    Uses a table of its own, which is gone afterwards; other tables are not touched. The monitors are ended.
     """
-    node = lab.nodes[tracking_node(probe, lab.topology).name]
-    node.run(lambda: command.run("nft", "-f", "-", stdin=_script(probe), mechanism="trace", doing="start"))
-    monitor = node.run(
-        lambda: subprocess.Popen(
-            ("nft", "monitor", "trace"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-    )
-    try:
-        node.run(lambda: _wait_listening(monitor.pid))
+    names = [node.name for node in nodes_on_path(probe, lab.topology)]
+    with ExitStack() as watching:
+        monitors = [watching.enter_context(_monitor(lab.nodes[name], probe)) for name in names]
         with Asking(lab) as asking:
             asking.send(probe, 1)
             asking.wait()
+        outputs = []
+        for monitor in monitors:
+            monitor.terminate()
+            outputs.append(monitor.communicate()[0])
+    return tuple(f"{name}: {rule}" for name, output in zip(names, outputs, strict=True) for rule in _matched(output))
+
+
+@contextmanager
+def _monitor(node: Namespace, probe: Probe) -> Iterator[subprocess.Popen[str]]:
+    """`nft monitor trace`, listening, and rules that mark the probe for it."""
+    words = ("nft", "monitor", "trace")
+    node.run(lambda: command.run("nft", "-f", "-", stdin=_script(probe), mechanism="trace", doing="start"))
+    monitor = node.run(lambda: subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+    try:
+        node.run(lambda: _wait_listening(monitor.pid))
+        yield monitor
     finally:
-        monitor.terminate()
-        output, _ = monitor.communicate()
+        monitor.kill()
+        monitor.communicate()
         node.run(
             lambda: command.run("nft", "delete", "table", "inet", _TABLE, mechanism="trace", doing="remove the table")
         )
-    return _matched(output)
 
 
 def _script(probe: Probe) -> str:
