@@ -35,8 +35,6 @@ class AgentRun:
     ended_mib: float = 0.0
     peak_mib: float = 0.0
     changes: dict[str, list[float]] = field(default_factory=dict)
-    comparisons: list[float] = field(default_factory=list)
-    """Seconds of rounds that took far longer than a change does: those that compare everything with the kernel."""
 
 
 def run_agent(size: Size, rounds: int, resized: int) -> AgentRun:

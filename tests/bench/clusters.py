@@ -147,8 +147,10 @@ class Kind(Enum):
     REPLACED = "replaced"
     REMOVED = "removed"
     ADDED = "added"
-    RESIZED = "resized"
+    NEW_COUNT = "new count"
     """The number of endpoints becomes one that no other Service has."""
+    OLD_COUNT = "old count"
+    """It becomes again what most Services have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,8 @@ class Churn:
         lost = self._size.endpoints // 2 + 1
         for _ in range(count):
             index = self._random.randrange(2, self._size.services)
-            yield self._removed(index, Kind.RESIZED, lost)
-            yield self._added(index, Kind.RESIZED, lost)
+            yield self._removed(index, Kind.NEW_COUNT, lost)
+            yield self._added(index, Kind.OLD_COUNT, lost)
 
     def _replaced(self, index: int) -> Change:
         now = list(self._addresses(index))
