@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Case:
     problems: tuple[Problem, ...]
     settings: CaseSettings
     topology: Topology
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...] = ()
 
     @property
     def name(self) -> str:
@@ -78,6 +78,12 @@ def load_case(folder: Path) -> Case:
     packets = folder / PACKETS_FILE
     if not packets.is_file():
         raise InputError(f"{packets}: does not exist; a case needs one")
+    case = load_cluster(folder)
+    return replace(case, lines=tuple(_lines(packets, case.topology)))
+
+
+def load_cluster(folder: Path) -> Case:
+    """A case without its packets: any folder of manifests will do. Raises InputError."""
     settings = read_settings(folder / SETTINGS_FILE)
     loaded = load(folder)
     problems = tuple(each for each in loaded.problems if each.where.partition("#")[0] != SETTINGS_FILE)
@@ -87,8 +93,7 @@ def load_case(folder: Path) -> Case:
         raise InputError(f"{folder}: {error}") from None
     if settings.node not in wiring.nodes:
         raise InputError(f"{folder / SETTINGS_FILE}: node {settings.node!r}: the manifests have no such Node")
-    lines = tuple(_lines(packets, wiring))
-    return Case(folder, loaded.snapshot, problems, settings, wiring, lines)
+    return Case(folder, loaded.snapshot, problems, settings, wiring)
 
 
 def find_cases(paths: list[Path]) -> list[Path]:
