@@ -71,12 +71,13 @@ def choose(found: list[Candidate], facts: NodeFacts) -> Choice:
     draining = tuple(each.endpoint for each in found if each.endpoint.state is EndpointState.DRAINING)
     near, notes = _near(ready, facts)
     all_ready = tuple(each.endpoint for each in ready)
+    here = _of_node(all_ready, facts) or _of_node(draining, facts)
     serving = tuple(each.endpoint for each in found if each.endpoint.state is not EndpointState.DOWN)
     return Choice(
         anywhere=near or draining,
-        here=_of_node(all_ready, facts) or _of_node(draining, facts),
+        here=here,
         serving=serving if len(serving) != len(near) else near,  # equal tuples are one object: 10k services add up
-        notes=(*notes, *_down(found), *_drained(near, draining)),
+        notes=(*notes, *_down(found), *_drained(draining, near, here)),
     )
 
 
@@ -119,6 +120,12 @@ def _down(found: list[Candidate]) -> tuple[Note, ...]:
     )
 
 
-def _drained(near: tuple[Endpoint, ...], draining: tuple[Endpoint, ...]) -> tuple[Note, ...]:
-    said = "terminating: new connections only go to ready ones" if near else "terminating, but nothing is ready: used"
-    return tuple(Note(str(endpoint), said) for endpoint in draining)
+def _drained(draining: tuple[Endpoint, ...], near: tuple[Endpoint, ...], here: tuple[Endpoint, ...]) -> Iterator[Note]:
+    for endpoint in draining:
+        if not near:
+            said = "terminating, but nothing is ready: used"
+        elif endpoint in here:
+            said = "terminating: only policy Local uses it, as nothing on this node is ready"
+        else:
+            said = "terminating: new connections only go to ready ones"
+        yield Note(str(endpoint), said)
