@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from netplane.errors import KernelError
 from netplane.kernel import command
@@ -19,6 +21,7 @@ from netplane.lab.probe import Probe
 
 _TABLE = "netplane-lab-trace"
 _SECONDS = 10.0
+_POLL_SECONDS = 0.002
 _NETFILTER = "12"
 _MOST = 24
 _EVENT = re.compile(r"trace id (?P<id>\S+) (?P<where>\S+ \S+ \S+) (?P<what>(?:rule|policy|verdict|unknown).*)")
@@ -30,30 +33,31 @@ def rules_for(lab: Lab, probe: Probe) -> tuple[str, ...]:
     Uses a table of its own, which is gone afterwards; other tables are not touched. The monitors are ended.
     """
     names = [node.name for node in nodes_on_path(probe, lab.topology)]
-    with ExitStack() as watching:
-        monitors = [watching.enter_context(_monitor(lab.nodes[name], probe)) for name in names]
-        with Asking(lab) as asking:
-            asking.send(probe, 1)
-            asking.wait()
-        outputs = []
-        for monitor in monitors:
-            monitor.terminate()
-            outputs.append(monitor.communicate()[0])
-    return tuple(f"{name}: {rule}" for name, output in zip(names, outputs, strict=True) for rule in _matched(output))
+    with ExitStack() as files:
+        outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in names]
+        with ExitStack() as watching:
+            for name, output in zip(names, outputs, strict=True):
+                watching.enter_context(_monitored(lab.nodes[name], probe, output))
+            with Asking(lab) as asking:
+                asking.send(probe, 1)
+                asking.wait()
+        for output in outputs:
+            output.seek(0)
+        return tuple(f"{name}: {rule}" for name, text in zip(names, outputs, strict=True) for rule in _matched(text))
 
 
 @contextmanager
-def _monitor(node: Namespace, probe: Probe) -> Iterator[subprocess.Popen[str]]:
-    """`nft monitor trace`, listening, and rules that mark the probe for it."""
-    words = ("nft", "monitor", "trace")
+def _monitored(node: Namespace, probe: Probe, output: IO[str]) -> Iterator[None]:
+    """`nft monitor trace` writes to `output`, listening from the start and having read all at the end."""
     node.run(lambda: command.run("nft", "-f", "-", stdin=_script(probe), mechanism="trace", doing="start"))
-    monitor = node.run(lambda: subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+    monitor = node.run(lambda: subprocess.Popen(("nft", "monitor", "trace"), stdout=output, stderr=subprocess.DEVNULL))
     try:
-        node.run(lambda: _wait_listening(monitor.pid))
-        yield monitor
+        node.run(lambda: _wait("listen", lambda: _listens(monitor.pid)))
+        yield
+        node.run(lambda: _wait("read everything", lambda: _has_read(monitor.pid)))
     finally:
-        monitor.kill()
-        monitor.communicate()
+        monitor.terminate()
+        monitor.wait()
         node.run(
             lambda: command.run("nft", "delete", "table", "inet", _TABLE, mechanism="trace", doing="remove the table")
         )
@@ -72,23 +76,33 @@ def _script(probe: Probe) -> str:
     return f"table inet {_TABLE} {{\n{chains}}}\n"
 
 
-def _wait_listening(pid: int) -> None:
-    """Until the monitor's netlink socket has joined a group: what happens before that it does not see."""
+def _wait(what: str, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _SECONDS
-    table = Path("/proc/thread-self/net/netlink")
-    while True:
-        rows = (line.split() for line in table.read_text().splitlines()[1:])
-        if any(row[1] == _NETFILTER and row[2] == str(pid) and int(row[3], 16) for row in rows):
-            return
+    while not condition():
         if time.monotonic() > deadline:
-            raise KernelError(
-                mechanism="trace", doing="wait for nft monitor", said=f"not listening after {_SECONDS:g} s"
-            )
-        time.sleep(0.002)
+            raise KernelError(mechanism="trace", doing=f"wait for nft monitor to {what}", said=f"not in {_SECONDS:g} s")
+        time.sleep(_POLL_SECONDS)
 
 
-def _matched(output: str) -> tuple[str, ...]:
+def _listens(pid: int) -> bool:
+    """Whether the monitor's netlink socket has joined a group: what happens before that it does not see."""
+    return any(int(row[3], 16) for row in _sockets(pid))
+
+
+def _has_read(pid: int) -> bool:
+    """Whether nothing waits in its socket and it sleeps, so that it has also written what it read."""
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "S" and not any(int(row[4]) for row in _sockets(pid))
+
+
+def _sockets(pid: int) -> list[list[str]]:
+    """Netfilter netlink sockets of a process: address, protocol, port (the pid), groups, bytes waiting, ..."""
+    rows = [line.split() for line in Path("/proc/thread-self/net/netlink").read_text().splitlines()[1:]]
+    return [row for row in rows if row[1] == _NETFILTER and row[2] == str(pid)]
+
+
+def _matched(output: Iterable[str]) -> tuple[str, ...]:
     """The events of the first packet traced; later packets of a connection only repeat its fate."""
-    events = [found for line in output.splitlines() if (found := _EVENT.match(line)) and _TABLE not in line]
+    events = [found for line in output if (found := _EVENT.match(line)) and _TABLE not in line]
     first = [event for event in events if event["id"] == events[0]["id"]]
     return tuple(f"{event['where']}: {event['what'].strip()}" for event in first[:_MOST])

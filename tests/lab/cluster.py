@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
@@ -107,3 +108,35 @@ CLIENT = FromPod(pod_id("client"))
 WEB_1 = FromPod(pod_id("web-1"))
 NODE_1 = FromNode("n1")
 OUTSIDE = FromOutside("n1")
+
+
+def manifests() -> str:
+    """The same cluster as YAML, with a Service `web` at the cluster IPs of `VIP`."""
+    objects: list[dict[str, object]] = []
+    for node in snapshot().nodes.values():
+        objects.append(
+            {
+                "kind": "Node",
+                "metadata": {"name": node.name},
+                "spec": {"podCIDRs": [str(network) for network in node.pod_ranges]},
+                "status": {"addresses": [{"type": "InternalIP", "address": str(each)} for each in node.addresses]},
+            }
+        )
+    for pod in snapshot().pods.values():
+        objects.append(
+            {
+                "kind": "Pod",
+                "metadata": {"name": pod.id.name, "namespace": "shop", "labels": {"app": pod.id.name.split("-")[0]}},
+                "spec": {"nodeName": pod.node, "containers": [{"name": "c"}]},
+                "status": {
+                    "phase": "Running",
+                    "podIPs": [{"ip": str(each)} for each in pod.addresses],
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                },
+            }
+        )
+    ips = [VIP[Family.IPV4], VIP[Family.IPV6]]
+    port = {"port": 80, "targetPort": 8080}
+    spec = {"clusterIP": ips[0], "clusterIPs": ips, "selector": {"app": "web"}, "ports": [port]}
+    objects.append({"kind": "Service", "metadata": {"name": "web", "namespace": "shop"}, "spec": spec})
+    return "---\n".join(json.dumps({"apiVersion": "v1", **each}) + "\n" for each in objects)
