@@ -95,7 +95,10 @@ def apply(name: str, source: Path, node: str, settings: Settings, output: str) -
 @click.option("--dry-run", is_flag=True, help="Only show what would go. Exits 1 if anything.")
 @output_option
 def clean(name: str, dry_run: bool, output: str) -> None:
-    """Remove everything netplane made for BACKEND, by reconciling towards nothing. Leaves all else alone."""
+    """Remove everything netplane made for BACKEND, by reconciling towards nothing. Leaves all else alone.
+
+    Established connections go on if something else on this node uses NAT; otherwise the kernel stops translating.
+    """
     backend_named(name)
     if dry_run:
         _show_pending(Program(), output)
