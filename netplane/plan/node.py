@@ -205,7 +205,7 @@ def _settle(entry: ServicePlan, claims: _ClaimsDraft) -> ServicePlan:
 def _without_repeated_rows(entry: ServicePlan) -> ServicePlan:
     """One Service may name a frontend twice (two ports with one number): the first has it."""
     rows = list(entry.rows())
-    if len({row.frontend for row in rows}) == len(rows):
+    if len(rows) < 2 or len({row.frontend for row in rows}) == len(rows):
         return entry
     seen: set[Frontend] = set()
 

@@ -204,8 +204,10 @@ def _row(
 def _load_balancer_rows(
     addresses: _Addresses, port_id: ServicePortId, external: Verdicts, facts: NodeFacts
 ) -> Iterator[FrontendRow]:
-    ranges = addresses.service.source_ranges
     vips = addresses.ingress_ips()
+    if not vips:
+        return
+    ranges = addresses.service.source_ranges
     allowed = _allowed(ranges, vips, addresses.family, facts)
     # Ranges of the other family only: nobody of this family was let in (docs/decisions/0004).
     verdicts = external if allowed or not ranges else Verdicts.same(Drop())
