@@ -115,7 +115,9 @@ class _Head(wire.Wire, frozen=True):
 
 _heads = msgspec.json.Decoder(_Head)
 _items = msgspec.json.Decoder(list[msgspec.Raw])
-_shapes = {kind.shape: msgspec.json.Decoder(kind.shape) for kind in _KINDS.values()}
+_shapes: dict[type[wire.Wire], msgspec.json.Decoder[Any]] = {
+    kind.shape: msgspec.json.Decoder(kind.shape) for kind in _KINDS.values()
+}
 
 
 def decode(name: str, content: bytes) -> Decoded:
@@ -153,15 +155,18 @@ class _Reader:
             self._lost(
                 _path(at, "kind" if version else "apiVersion"), "is missing or no string; write both of an object"
             )
-        elif not at and kind.endswith("List"):
-            self._list(items, version, kind)
+        elif _lists_ours(version, kind):
+            self._list(items, at, version, kind)
         elif kind in _KINDS and version == _KINDS[kind].version:
             self._object(value, kind)
         elif remedy := _misspelt(version, kind):
             self._lost(_path(at, f"kind {shown(kind)} of apiVersion {shown(version)}"), remedy)
 
-    def _list(self, read: object, version: str, kind: str) -> None:
-        """The objects of a list. Lists of kinds that are not read are passed over with their entries."""
+    def _list(self, read: object, at: str, version: str, kind: str) -> None:
+        """The objects of a list."""
+        if at:
+            self._lost(at, f"is a {shown(kind)} inside a list; write its items into the outer one")
+            return
         items = _items_of(read) if isinstance(read, msgspec.Raw) else read
         if not isinstance(items, list | None):
             self._lost("items", "is not a list; write one, or remove it")
@@ -209,7 +214,7 @@ class _Reader:
 def _key_of(value: object, kind: str) -> Key:
     """The name of an object, checked. Raises Bad."""
     rules = _KINDS[kind]
-    meta = _shaped(value, wire.Object).metadata
+    meta = _shaped(value, wire.Named).metadata
     name = rules.named(meta.name, "metadata.name")
     if not rules.namespaced:
         return Key(kind, "", name)
@@ -228,7 +233,7 @@ def _shaped(value: object, shape: type[Any]) -> Any:
         raise Bad("", f"is not JSON: {error}; correct it") from None
 
 
-_shapes[wire.Object] = msgspec.json.Decoder(wire.Object)
+_shapes[wire.Named] = msgspec.json.Decoder(wire.Named)
 _TYPES = {
     "int": "a whole number",
     "str": "a string",
@@ -255,15 +260,20 @@ def _mistyped(said: str) -> Bad:
     return Bad(path, f"must be {' or '.join(wanted)}, not {_TYPES.get(found[2], found[2])}; {remedy}")
 
 
+def _lists_ours(version: str, kind: str) -> bool:
+    """Whether the kind is a list whose items may be of kinds that are read."""
+    rules = _KINDS.get(kind.removesuffix("List"))
+    return kind == "List" or (kind.endswith("List") and rules is not None and rules.version == version)
+
+
 def _misspelt(version: str, kind: str) -> str:
     """What to write if an unread kind looks like a mistake; "" for what is simply not ours to read."""
-    group = version.rpartition("/")[0]
-    if kind in _KINDS:
+    group, bare = version.rpartition("/")[0], kind.removesuffix("List")
+    if bare in _KINDS:
         foreign = "." in group and not group.endswith(".k8s.io")
-        return "" if foreign else f"is not read; write apiVersion: {_KINDS[kind].version}"
+        return "" if foreign else f"is not read; write apiVersion: {_KINDS[bare].version}"
     ours = {rules.version.rpartition("/")[0] for rules in _KINDS.values()}
-    bare = kind.removesuffix("List")
-    if group not in ours or bare in _OTHER_V1 or (bare in _KINDS and bare != kind):
+    if group not in ours or bare in _OTHER_V1:
         return ""
     close = difflib.get_close_matches(kind, [*_KINDS, *_OTHER_V1], 1)
     return f"does not exist; did you mean {close[0]}?" if close else "does not exist; correct the kind"

@@ -143,6 +143,9 @@ class ManifestDirectory:
             Problem(name, "folder", f"cannot be listed: {why}; its objects stay in use, allow reading it")
             for name, why in sorted(listing.closed.items())
         )
+        if self._first:
+            self._never_read.update(listing.closed)
+        self._never_read &= self._files.keys() | listing.closed.keys()
         for name in self._files.keys() - listing.stamps.keys():
             if not name.startswith(tuple(f"{folder}/" for folder in listing.closed)):
                 self._replace(name, None, before)
@@ -185,13 +188,13 @@ class ManifestDirectory:
             return
         decoded = decode(name, content)
         problems = decoded.problems
+        if not content.strip() and (old.objects or self._first):
+            decoded.unknown = True
+            problems.append(Problem(name, "file", "is blank; write something, or delete it to remove its objects"))
         if not decoded.unknown and not decoded.refused:
             self._never_read.discard(name)
         elif self._first:
             self._never_read.add(name)
-        if not content.strip() and old.objects:
-            decoded.unknown = True
-            problems.append(Problem(name, "file", "is blank; delete it to remove its objects"))
         stays = {
             key: found
             for key, found in old.objects.items()

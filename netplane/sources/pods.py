@@ -16,13 +16,15 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # a copy of 
 def pod_of(read: wire.Pod, id: PodId, skip: Skip) -> Pod:
     """The Pod with its addresses and named ports."""
     spec, status = read.spec or wire.PodSpec(), read.status or wire.PodStatus()
-    listed = [entry.ip for entry in status.podIPs] if status.podIPs else [status.podIP] if status.podIP else []
-    if status.podIP and listed[0] != status.podIP:
+    listed = [(f"{at}.ip", entry.ip) for at, entry in each(status.podIPs, "status.podIPs")]
+    if status.podIP and not listed:
+        listed = [("status.podIP", status.podIP)]
+    if status.podIP and listed[0][1] != status.podIP:
         raise Bad("status.podIPs[0].ip", "differs from status.podIP; write the same address in both")
     return Pod(
         id=id,
         node=shared(fields.dns_subdomain(spec.nodeName, "spec.nodeName")) if spec.nodeName else "",
-        addresses=tuple(fields.usable(each(listed, "status.podIPs"), skip)),
+        addresses=tuple(fields.usable(listed, skip)),
         labels=fields.labels(read.metadata.labels, "metadata.labels"),
         ports=shared(tuple(_ports(spec))),
         ready=any(one.type == "Ready" and one.status == "True" for one in status.conditions or ()),

@@ -15,11 +15,22 @@ class Wire(msgspec.Struct, frozen=True, gc=False):
     """Base of all: immutable, and holding nothing the cyclic collector must follow."""
 
 
-class Meta(Wire, frozen=True):
-    """`metadata`. Label values are checked by hand, to name the label that is wrong."""
+class Name(Wire, frozen=True):
+    """What of `metadata` tells which object it is."""
 
     name: str | None = None
     namespace: str | None = None
+
+
+class Named(Wire, frozen=True):
+    """Any object, when all that is asked is which one it is."""
+
+    metadata: Name = Name()
+
+
+class Meta(Wire, frozen=True):
+    """`metadata`. Label values are checked by hand, to name the label that is wrong."""
+
     labels: dict[str, Any] | None = None
     annotations: dict[str, Any] | None = None
     deletionTimestamp: str | None = None
