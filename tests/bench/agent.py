@@ -8,9 +8,10 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,8 +38,11 @@ class AgentRun:
     changes: dict[str, list[float]] = field(default_factory=dict)
 
 
-def run_agent(size: Size, rounds: int, resized: int) -> AgentRun:
-    """Start the agent on a cluster, change `3 * rounds + 2 * resized` endpoints by renaming files into place."""
+def run_agent(size: Size, rounds: int, resized: int, seconds: float = 0.0) -> AgentRun:
+    """Start the agent on a cluster, change `2 * resized + 3 * rounds` endpoints by renaming files into place.
+
+    Go on with rounds until it has run for `seconds`.
+    """
     found = AgentRun()
     with TemporaryDirectory(prefix="netplane-bench-") as place, Namespace() as namespace:
         folder = Path(place, "manifests")
@@ -52,15 +56,16 @@ def run_agent(size: Size, rounds: int, resized: int) -> AgentRun:
                 churn = Churn(size)
                 for change in churn.neighbours():
                     _one(change, folder, seen)
-                for change in _all(churn, rounds, resized):
+                ends = time.monotonic() + seconds
+                for change in chain(churn.resized(resized), churn.rounds(rounds), _until(ends, churn)):
                     found.changes.setdefault(change.kind.value, []).append(_one(change, folder, seen))
             found.ended_mib, found.peak_mib = _memory(process.pid, "VmRSS"), _memory(process.pid, "VmHWM")
     return found
 
 
-def _all(churn: Churn, rounds: int, resized: int) -> Iterable[Change]:
-    yield from churn.rounds(rounds)
-    yield from churn.resized(resized)
+def _until(ends: float, churn: Churn) -> Iterator[Change]:
+    while time.monotonic() < ends:
+        yield from churn.rounds(1)
 
 
 def _one(change: Change, folder: Path, seen: Notifications) -> float:

@@ -37,7 +37,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much to measure. `changes` are rounds of three changes; every `per_baseline`-th round the baseline too."""
+    """How much to measure. `changes` are rounds of three changes; every `per_baseline`-th round the baseline too.
+
+    `agent_seconds` is how long the agent runs at least: beyond `--at-most` it once compares everything meanwhile.
+    """
 
     loads: tuple[Load, ...]
     big: Size
@@ -47,6 +50,7 @@ class Amount:
     comparisons: int
     packet_rounds: int
     packet_samples: int
+    agent_seconds: float
 
 
 FULL = Amount(
@@ -64,6 +68,7 @@ FULL = Amount(
     comparisons=5,
     packet_rounds=9,
     packet_samples=400,
+    agent_seconds=33.0,
 )
 QUICK = Amount(
     loads=(Load(Size(1000, 2), 3, 3), Load(Size(5000, 2), 3, 1)),
@@ -74,6 +79,7 @@ QUICK = Amount(
     comparisons=3,
     packet_rounds=5,
     packet_samples=200,
+    agent_seconds=0.0,
 )
 
 
@@ -138,7 +144,7 @@ def measure(amount: Amount, say: Say) -> Results:
         say(f"cold load {load.size}")
         results.cold.append(_cold_loads(load))
     say(f"agent process at {amount.big}")
-    results.agent = run_agent(amount.big, amount.changes, amount.resized)
+    results.agent = run_agent(amount.big, amount.changes, amount.resized, amount.agent_seconds)
     with _nodes() as nodes:
         say(f"loading {amount.big} into both")
         netplane, baseline = Netplane(nodes[0].node), Baseline(nodes[1].node)

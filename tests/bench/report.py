@@ -147,7 +147,7 @@ def _changes(results: Results) -> Table:
     columns = (
         f"one endpoint, {results.big}",
         "in process p50 / p99",
-        "end to end p50 / p99",
+        "end to end p50 / p99 / max",
         "baseline p50 / p99",
         "ratio p50",
         "target",
@@ -171,7 +171,13 @@ def _change_row(
     name: str, here: list[float], there: list[float], baseline: list[float], target: str
 ) -> tuple[str, ...]:
     compared = (_two(baseline), ratio(median(baseline), median(here))) if baseline else ("", "")
-    return (f"{name} ({len(here)} and {len(there)} times)", _two(here), _two(there), *compared, target)
+    return (
+        f"{name} ({len(here)} and {len(there)} times)",
+        _two(here),
+        f"{_two(there)} / {seconds(max(there))}",
+        *compared,
+        target,
+    )
 
 
 def _two(samples: list[float]) -> str:
