@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,17 @@ import click
 
 from netplane.backends.registry import BACKENDS
 from netplane.cli.matrix import print_matrix
-from netplane.cli.options import output_option
+from netplane.cli.options import backend_option, columns, output_option, say
 from netplane.errors import RequirementError
 from netplane.kernel import probe
 
 if TYPE_CHECKING:
+    from netplane.lab.hold import Held
     from netplane.lab.run import CaseResult
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_ID = click.option("--id", "id_", default="", help="Which lab, if there are several.")
+_AGENT = click.option("--agent", is_flag=True, help="Let the real agent apply the program, one process per node.")
 
 
 @click.group("lab")
@@ -24,15 +30,15 @@ def group() -> None:
     """Namespaces posing as a cluster, and real packets."""
 
 
-@group.command()
-@click.argument("cases", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@group.command(short_help="Send the packets of cases for real and compare with the plan.")
+@click.argument("cases", nargs=-1, required=True, type=_FOLDER)
 @click.option(
     "--backend", "backends", multiple=True, type=click.Choice(sorted(BACKENDS)), help="Only this one; may be repeated."
 )
-@click.option("--agent", is_flag=True, help="Let the real agent apply the program, one process per node.")
+@_AGENT
 @click.option("--packet", "packets", multiple=True, type=int, help="Only this line of packets.txt; may be repeated.")
 @click.option("--pcap", type=click.Path(file_okay=False, path_type=Path), help="Write what was sent to this folder.")
-@click.option("--keep", is_flag=True, help="Leave the lab of the last case up, for `netplane lab shell`.")
+@click.option("--keep", is_flag=True, help="Leave a lab of the last case up, for `netplane lab shell`.")
 @output_option
 def run(
     cases: tuple[Path, ...],
@@ -50,21 +56,111 @@ def run(
     from netplane.lab.cases import find_cases
     from netplane.lab.run import RunOptions, run_cases
 
-    if not probe.is_root():
-        raise RequirementError("the lab needs network namespaces: run as root")
-    options = RunOptions(agent=agent, only=frozenset(packets), pcap=pcap)
+    _require_root()
+    folders = find_cases([*cases])
+    options = RunOptions(
+        agent=agent, only=frozenset(packets), pcap=pcap, tell=_tell if len(folders) == 1 else _tell_tty
+    )
     results = []
-    for result in run_cases(find_cases([*cases]), backends or sorted(BACKENDS), options):
+    for result in run_cases(folders, backends or sorted(BACKENDS), options):
         results.append(result)
+        _tell("")
         click.echo(_progress(result), err=True)
     if output == "json":
         click.echo(json.dumps([asdict(result) | {"agrees": result.agrees} for result in results], indent=2))
     else:
         print_matrix(results)
+    if keep:
+        _leave_up(folders[-1], results[-1].backend, agent=agent)
     if not all(result.agrees for result in results):
         raise click.exceptions.Exit(1)
 
 
+@group.command(short_help="Bring up a lab that stays.")
+@click.argument("folder", type=_FOLDER)
+@backend_option
+@_AGENT
+def up(folder: Path, backend: str, agent: bool) -> None:
+    """Bring up the cluster of FOLDER (manifests, or a case) as namespaces, with BACKEND on every node.
+
+    With --agent, edit the manifests and watch the nodes follow.
+    """
+    _require_root()
+    _leave_up(folder, backend, agent=agent)
+
+
+@group.command("list", short_help="Labs that are up.")
+@output_option
+def list_(output: str) -> None:
+    """List the labs that are up and what is in them."""
+    from netplane.lab.hold import held
+
+    labs = held()
+    rows = [("LAB", "BACKEND", "NAMESPACES"), *((lab.id, lab.backend, ", ".join(lab.namespaces)) for lab in labs)]
+    say(output, [asdict(lab) for lab in labs], columns(rows))
+
+
+@group.command(short_help="A shell, or a command, inside a lab.")
+@click.argument("name")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@_ID
+def shell(name: str, command: tuple[str, ...], id_: str) -> None:
+    """Become a shell (or COMMAND) in the namespace of NAME: a node, a Pod (namespace/name) or `outside`.
+
+    `netplane lab shell n1 -- nft list map ip netplane from-pod`
+    """
+    from netplane.lab.hold import find
+    from netplane.lab.hold import shell as enter
+
+    _require_root()
+    enter(find(id_), name, command)
+
+
+@group.command(short_help="End a lab.")
+@_ID
+def down(id_: str) -> None:
+    """End a lab; nothing of it is left."""
+    from netplane.lab.hold import down as end
+    from netplane.lab.hold import find
+
+    _require_root()
+    lab = find(id_)
+    end(lab)
+    click.echo(f"lab {lab.id} is down")
+
+
+def _leave_up(folder: Path, backend: str, *, agent: bool) -> None:
+    from netplane.lab.hold import up as bring_up
+
+    click.echo(_how_to_use(bring_up(folder, backend, agent=agent)))
+
+
+def _how_to_use(lab: Held) -> str:
+    return (
+        f"lab {lab.id} is up with {lab.backend}: {', '.join(lab.namespaces)}\n"
+        f"  look around  sudo netplane lab shell --id {lab.id} {next(name for name in lab.namespaces if '/' in name)}\n"
+        f"  end it       sudo netplane lab down --id {lab.id}"
+    )
+
+
+def _require_root() -> None:
+    if not probe.is_root():
+        raise RequirementError("the lab needs network namespaces: run as root")
+
+
+def _tell(step: str) -> None:
+    """The step a run is at: on a terminal one line that the next one replaces."""
+    if step and not sys.stderr.isatty():
+        click.echo(step, err=True)
+    _tell_tty(step)
+
+
+def _tell_tty(step: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{step and step + ' …'}", err=True, nl=False)
+
+
 def _progress(result: CaseResult) -> str:
     verdict = "agrees" if result.agrees else "cannot run" if result.error else "DIFFERS"
-    return f"{result.case} on {result.backend}: {verdict}, {len(result.packets)} packets in {result.seconds:.1f} s"
+    packets = f"{len(result.packets)} kinds of packets in {result.seconds:.1f} s"
+    return f"{result.case} on {result.backend}: {verdict}, {packets}"

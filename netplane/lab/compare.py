@@ -31,9 +31,9 @@ def compare(decision: Decision, observation: Observation, topology: Topology) ->
     """Whether an observation is what a decision promised."""
     protocol = observation.probe.protocol
     expected, seen = decision.outcome, observation.outcome
-    text = seen.what if isinstance(seen, Mixed) else say(named(seen, protocol, topology))
+    text = seen.what if isinstance(seen, Mixed) else say(named(seen, protocol, topology), topology)
     differences = (*_differences(expected, seen, observation), *observation.troubles)
-    return Comparison(say(named(expected, protocol, topology)), text, differences)
+    return Comparison(say(named(expected, protocol, topology), topology), text, differences)
 
 
 def _differences(expected: Outcome, seen: Outcome | Mixed, observation: Observation) -> tuple[str, ...]:

@@ -50,8 +50,14 @@ def name_of(endpoint: Endpoint, protocol: Protocol | None, topology: Topology) -
     return str(endpoint.address) if name == "outside" else name
 
 
-def say(outcome: Named) -> str:
-    """An outcome as `packets.txt` writes it."""
-    return (
-        str(outcome) if isinstance(outcome, Reaches) else next(word for word, each in WORDS.items() if each == outcome)
-    )
+def say(outcome: Named, topology: Topology) -> str:
+    """An outcome as `packets.txt` writes it: pods by name alone where that is enough."""
+    if not isinstance(outcome, Reaches):
+        return next(word for word, each in WORDS.items() if each == outcome)
+    short = (Arrival(_short(each.at, topology), each.masqueraded) for each in outcome.to)
+    return str(Reaches(frozenset(short), outcome.sticky))
+
+
+def _short(name: str, topology: Topology) -> str:
+    namespace, _, bare = name.partition("/")
+    return bare if namespace and sum(pod.name == bare for pod in topology.pods) == 1 else name

@@ -79,11 +79,15 @@ class CaseResult:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run cases. `only` are line numbers of `packets.txt` (empty: all); `pcap` a folder for what was sent."""
+    """How to run cases. `only` are line numbers of `packets.txt` (empty: all); `pcap` a folder for what was sent.
+
+    `tell` is called with a few words before each step that takes a while.
+    """
 
     agent: bool = False
     only: frozenset[int] = field(default=frozenset())
     pcap: Path | None = None
+    tell: Callable[[str], None] = field(default=lambda _: None)
 
 
 def run_cases(folders: Iterable[Path], backends: Sequence[str], options: RunOptions) -> Iterator[CaseResult]:
@@ -106,16 +110,27 @@ def run_case(case: Case, backend: str, options: RunOptions) -> tuple[PacketResul
     oracles = case.oracles()
     decisions = [oracles.decide(line.probe) for line in lines]
     program = by_agent if options.agent else in_process
-    with standing(case) as lab, program(lab, case, backend), _recorded(lab, case, backend, options):
-        questions = [Question(line.probe, d.outcome) for line, d in zip(lines, decisions, strict=True)]
-        seen = observe(lab, questions)
-        compared = [compare(d, o, lab.topology) for d, o in zip(decisions, seen, strict=True)]
-        results: list[PacketResult] = []
-        for line, decision, comparison in zip(lines, decisions, compared, strict=True):
-            result = _result(case, backend, line, decision, comparison)
-            traced = sum(bool(each.rules) for each in results) < _WORST_TRACED
-            results.append(_with_rules(lab, line, result) if comparison.differences and traced else result)
-        return tuple(results)
+    options.tell(f"wiring {len(case.topology.nodes)} nodes, {len(case.topology.pods)} pods and an outside client")
+    with standing(case) as lab:
+        options.tell(f"starting the agent on {', '.join(lab.nodes)}" if options.agent else f"applying {backend}")
+        with program(lab, case, backend), _recorded(lab, case, backend, options):
+            options.tell(f"sending {len(lines)} kinds of packets until every endpoint was seen")
+            return _ask_all(lab, case, backend, lines, decisions)
+
+
+def _ask_all(
+    lab: Lab, case: Case, backend: str, lines: Sequence[Line], decisions: Sequence[Decision]
+) -> tuple[PacketResult, ...]:
+    """Send every line's packets and compare; the rules of the first few differences are traced."""
+    questions = [Question(line.probe, d.outcome) for line, d in zip(lines, decisions, strict=True)]
+    seen = observe(lab, questions)
+    compared = [compare(d, o, lab.topology) for d, o in zip(decisions, seen, strict=True)]
+    results: list[PacketResult] = []
+    for line, decision, comparison in zip(lines, decisions, compared, strict=True):
+        result = _result(case, backend, line, decision, comparison)
+        traced = sum(bool(each.rules) for each in results) < _WORST_TRACED
+        results.append(_with_rules(lab, line, result) if comparison.differences and traced else result)
+    return tuple(results)
 
 
 @contextmanager
@@ -201,10 +216,10 @@ def _recorded(lab: Lab, case: Case, backend: str, options: RunOptions) -> Abstra
 
 def _result(case: Case, backend: str, line: Line, decision: Decision, comparison: Comparison) -> PacketResult:
     oracle = named(decision.outcome, line.probe.protocol, case.topology)
-    expected, seen = say(line.expected), comparison.seen
+    expected, seen = say(line.expected, case.topology), comparison.seen
     differences = comparison.differences
     if oracle != line.expected:
-        differences = (f"the oracle says {say(oracle)}: {decision.reason}", *differences)
+        differences = (f"the oracle says {say(oracle, case.topology)}: {decision.reason}", *differences)
     again = f"netplane lab run {case.folder} --backend {backend} --packet {line.number}" if differences else ""
     packet = line.text.partition("->")[0].strip()
     return PacketResult(line.number, packet, expected, seen, differences, again=again)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -191,7 +191,7 @@ class _Reader:
             self._add(key, made)
 
     def _made(self, value: object, key: Key) -> Object | None:
-        if self._document.doubled and (twice := _doubled_in(value, "")):
+        if self._document.doubled and (twice := _doubled_in(value)):
             raise Bad(*twice)
         kind = _KINDS[key.kind]
         return kind.decode(
@@ -279,17 +279,19 @@ def _misspelt(version: str, kind: str) -> str:
     return f"does not exist; did you mean {close[0]}?" if close else "does not exist; correct the kind"
 
 
-def _doubled_in(value: object, path: str) -> tuple[str, str] | None:
-    """Path and reason of the first mapping in which a key was written twice."""
-    if isinstance(value, Doubled):
-        line = f" (line {value.line})" if value.line else ""
-        return path, f"key {shown(value.key)} appears twice{line}; keep one"
-    inside: Iterator[tuple[str, object]] = iter(())
-    if isinstance(value, dict):
-        inside = ((_path(path, key), part) for key, part in value.items())
-    elif isinstance(value, list):
-        inside = fields.each(value, path)
-    return next((found for at, part in inside if (found := _doubled_in(part, at))), None)
+def _doubled_in(value: object) -> tuple[str, str] | None:
+    """Path and reason of a mapping in which a key was written twice."""
+    left = [("", value)]  # no recursion: JSON may be nested almost as deeply as Python's stack
+    while left:
+        path, part = left.pop()
+        if isinstance(part, Doubled):
+            line = f" (line {part.line})" if part.line else ""
+            return path, f"key {shown(part.key)} appears twice{line}; keep one"
+        if isinstance(part, dict):
+            left += ((_path(path, key), inner) for key, inner in part.items())
+        elif isinstance(part, list):
+            left += fields.each(part, path)
+    return None
 
 
 def _head(value: object) -> tuple[object, object, object] | None:

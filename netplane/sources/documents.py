@@ -93,12 +93,13 @@ def _json(text: str, content: bytes) -> Iterator[Document]:
     try:
         # Keeps nothing: this pass finds doubled keys and syntax errors with their place, which msgspec cannot say.
         json.loads(text, object_pairs_hook=watch, parse_constant=_no_constant)
-        if doubled:
-            yield Document(1, json.loads(text, object_pairs_hook=_pairs), doubled=True)
-        else:
-            yield Document(1, msgspec.Raw(content.removeprefix(b"\xef\xbb\xbf")))
+        raw = msgspec.json.decode(content.removeprefix(b"\xef\xbb\xbf"), type=msgspec.Raw)
+        value = json.loads(text, object_pairs_hook=_pairs) if doubled else raw
+        yield Document(1, value, doubled=bool(doubled))
     except json.JSONDecodeError as error:
         yield Document(1, BadText(error.lineno, f"is not JSON: {error.msg}; correct it"))
+    except msgspec.DecodeError:  # all that is left is what only Python lets pass
+        yield Document(1, BadText(0, "is not JSON: \\ud800 to \\udfff is half a character; write both halves"))
     except RecursionError:
         yield Document(1, BadText(0, "is nested too deeply; flatten it"))
     except ValueError as error:  # a number with more digits than Python converts, or NaN
@@ -130,23 +131,20 @@ def _yaml(text: str) -> Iterator[Document]:
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
         part = text[start:end]
         if not _EMPTY.match(part):
-            for document in _part(part, line, number + 1):
-                number = document.number
-                yield document
+            number += 1
+            yield _document(part, line, number)
         line += part.count("\n")
 
 
-def _part(text: str, line: int, number: int) -> Iterator[Document]:
-    """The documents of one part: usually one, more if `...` ends documents without a `---` following."""
+def _document(text: str, line: int, number: int) -> Document:
+    """The document that `text` is, which begins after `line` lines."""
     builder = _Builder(text, line)
     try:
-        for value in builder.documents():
-            yield Document(number, value, doubled=builder.doubled)
-            number += 1
+        return Document(number, builder.document(), builder.doubled)
     except BadText as error:
-        yield Document(number, error)
+        return Document(number, error)
     except YAMLError as error:
-        yield Document(number, BadText(*_told(error, line)))
+        return Document(number, BadText(*_told(error, line)))
 
 
 def _told(error: YAMLError, line: int) -> tuple[int, str]:
@@ -166,13 +164,14 @@ class _Builder:
         self._aliased = 0
         self.doubled = False
 
-    def documents(self) -> Iterator[object]:
-        """The value of each document. Raises BadText or YAMLError at the first that cannot be read."""
-        while not isinstance(event := self._next(), StreamEndEvent):
-            if isinstance(event, DocumentStartEvent):
-                self._anchors.clear()
-                self.doubled = False
-                yield self._value(self._next(), 0)
+    def document(self) -> object:
+        """The value of the one document. Raises BadText or YAMLError if it cannot be read to its end."""
+        while not isinstance(self._next(), DocumentStartEvent):
+            pass
+        value = self._value(self._next(), 0)
+        while not isinstance(self._next(), StreamEndEvent):
+            pass
+        return value
 
     def _next(self) -> Any:
         # Any: the attributes of events are not in their stubs.
