@@ -109,11 +109,15 @@ class ColdLoads:
 
 @dataclass(slots=True)
 class Changes:
-    """Seconds of single changes by kind, in this process and by the baseline; `compare` is reading everything back."""
+    """Seconds of single changes by kind, in this process and by the baseline.
+
+    `undisturbed` and `disturbed` are comparisons of everything, after nobody or somebody else changed nf_tables.
+    """
 
     netplane: dict[str, list[float]] = field(default_factory=dict)
     baseline: dict[str, list[float]] = field(default_factory=dict)
-    compare: list[float] = field(default_factory=list)
+    undisturbed: list[float] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -233,7 +237,11 @@ def _changes(amount: Amount, netplane: Netplane, baseline: Baseline) -> Changes:
         _note(found.netplane, change, netplane.change(change))
         if number // 3 % amount.per_baseline == 0:
             _note(found.baseline, change, baseline.change(change))
-    found.compare = [netplane.compare() for _ in range(amount.comparisons)]
+    netplane.compare(disturbed=False)
+    for _ in range(amount.comparisons):
+        found.undisturbed.append(netplane.compare(disturbed=False))
+        found.disturbed.append(netplane.compare(disturbed=True))
+        netplane.compare(disturbed=False)
     return found
 
 
