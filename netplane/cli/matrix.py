@@ -20,10 +20,8 @@ def print_matrix(results: Sequence[CaseResult]) -> None:
     """Print what was expected and seen: packet by packet for one case, case by case for several."""
     from rich.console import Console
 
-    cases = dict.fromkeys(result.case for result in results)
     # Piped into a file there is no width to respect: lines must stay whole.
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(_packets(results) if len(cases) == 1 else _cases(results))
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(matrix(results))
     for result in results:
         if result.error:
             click.echo(f"{result.case} on {result.backend} could not run: {result.error}")
@@ -34,6 +32,11 @@ def print_matrix(results: Sequence[CaseResult]) -> None:
     wrong = sum(not packet.agrees for result in results for packet in result.packets)
     failed = sum(bool(result.error) for result in results)
     click.echo(f"{packets - wrong} of {packets} packets agree" + (f", {failed} runs failed" if failed else ""))
+
+
+def matrix(results: Sequence[CaseResult]) -> Table:
+    """The table alone."""
+    return _packets(results) if len({result.case for result in results}) == 1 else _cases(results)
 
 
 def _table(*headings: str) -> Table:
