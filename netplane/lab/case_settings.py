@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from netplane.errors import InputError, one_line
 from netplane.lab.topology import Attach
 from netplane.plan.settings import Settings
+from netplane.sources.documents import BadText, documents_of
 from netplane.sources.options import settings_of
 
 SETTINGS_FILE = "settings.yaml"
@@ -41,11 +40,14 @@ class CaseSettings:
 def read_settings(path: Path) -> CaseSettings:
     """The settings in `path`, the usual ones if there is no such file. Raises InputError that names the file."""
     try:
-        found = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
+        content = path.read_bytes()
     except FileNotFoundError:
         return CaseSettings()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
         raise InputError(f"{path}: cannot be read: {one_line(str(error))}") from None
+    found = next((document.value for document in documents_of(path.name, content)), None)
+    if isinstance(found, BadText):
+        raise InputError(f"{path}: cannot be read: line {found.line}: {found.why}")
     if not isinstance(found, Mapping):
         raise InputError(f"{path}: write options as `key: value` lines")
     try:
