@@ -295,7 +295,7 @@ def _content(path: Path) -> tuple[bytes, Stamp]:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise OSError(None, "is not a regular file")
-        content = file.read(MAX_SIZE + 1)
-    if len(content) > MAX_SIZE:
+        content = file.read(MAX_SIZE + 1) if found.st_size <= MAX_SIZE else b""
+    if max(found.st_size, len(content)) > MAX_SIZE:
         raise OSError(None, f"is larger than {MAX_SIZE >> 20} MiB")
     return content, _stamp(found) if now - found.st_mtime_ns > _RACY_NS else ()

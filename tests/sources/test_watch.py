@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -12,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from netplane.errors import RequirementError
-from netplane.sources import watch
-from netplane.sources.watch import GRACE, Watcher
+from netplane.sources.watch import GRACE, Watcher, _refused
 
 DEADLINE = 10.0
 
@@ -241,13 +241,14 @@ def test_everything_is_not_looked_at_while_a_file_is_away_for_a_moment(folder, l
     assert time.monotonic() - away >= GRACE
 
 
-def test_kernel_limits_are_told_with_the_sysctl_to_raise(folder, monkeypatch):
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(watch.inotify_simple, "INotify", refuse)
-    with pytest.raises(RequirementError, match=r"raise the sysctl fs\.inotify\.max_user_instances"):
-        Watcher(folder)
+@pytest.mark.parametrize(
+    ("number", "sysctl"),
+    [(errno.EMFILE, "fs.inotify.max_user_instances"), (errno.ENOSPC, "fs.inotify.max_user_watches")],
+)
+def test_kernel_limits_are_told_with_the_sysctl_to_raise(folder, number, sysctl):
+    refused = _refused(OSError(number, os.strerror(number)), folder)
+    assert isinstance(refused, RequirementError)
+    assert str(refused) == f"inotify: cannot watch {folder}: limit reached; raise the sysctl {sysctl}"
 
 
 def test_a_closed_watcher_leaves_no_descriptor(folder):
