@@ -65,10 +65,12 @@ class NftablesMechanism:
     def __init__(self) -> None:
         self._driver = NftablesDriver()
         self._applied: Applied | None = None
+        self._mark = 0
 
     def pending(self, want: Program, *, reread: bool) -> Pending:
-        """See `Mechanism.pending`."""
-        if self._applied is None or reread:
+        """See `Mechanism.pending`. Where nobody else changed nftables since, there is nothing to read again."""
+        if self._applied is None or (reread and self._driver.mark() != self._mark):
+            self._mark = self._driver.mark()
             changes = changes_from_found(self._driver.read(), want.nftables)
             self._applied = Applied.of(want.nftables)
         else:

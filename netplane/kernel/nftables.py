@@ -46,6 +46,7 @@ class NftablesDriver:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(netlink.NETFILTER, _MECHANISM)
         self._sets: dict[SetName, KernelSet] = {}  # declarations do not change unless a script of ours runs
+        self._commits = 0
 
     def read(self) -> Found:
         """What is in our tables, at one moment; elements of dynamic sets are left out.
@@ -74,6 +75,13 @@ class NftablesDriver:
         """Remove what nothing refers to any more: elements, then structure."""
         self._apply(changes.sweep_elements)
         self._run(changes.sweep_structure, "sweep structure")
+
+    def mark(self) -> int:
+        """A number that stays the same for as long as nobody but this driver changes nftables in this namespace.
+
+        The kernel numbers its transactions; this is the number of the last one less those made here.
+        """
+        return int.from_bytes(self._generation()) - self._commits
 
     def close(self) -> None:
         """Close the netlink socket; what was made stays."""
@@ -171,6 +179,7 @@ class NftablesDriver:
         for family in Family:
             self._owned(family)
         command.run("nft", "-f", "-", stdin=script, mechanism=_MECHANISM, doing=doing)
+        self._commits += 1
 
     def _apply(self, changes: ElementChanges) -> None:
         for part in _split(changes, _LARGEST_TRANSACTION):
@@ -212,6 +221,7 @@ class NftablesDriver:
                 else f"commit {changes.count()} changes of elements"
             )
             raise Refused(_MECHANISM, doing, first)
+        self._commits += 1
 
     def _steps(self, changes: ElementChanges) -> Iterator[tuple[KernelSet, Request]]:
         for name, keys in changes.remove.items():

@@ -415,3 +415,23 @@ def test_a_driver_works_in_the_namespace_it_was_opened_in_whoever_uses_it(made):
     assert "10.96.0.1 . tcp . 80 : drop" in made.nft("list", "map", "ip", "netplane", "services").replace(
         " 6 ", " tcp "
     )
+
+
+def test_the_mark_changes_only_when_somebody_else_changes_nftables():
+    with Namespace() as namespace:
+
+        def marks():
+            with NftablesDriver() as driver:
+                before = driver.mark()
+                driver.make(NftablesChanges(make_structure='add table ip netplane { comment "made by netplane"; }\n'))
+                driver.make(NftablesChanges(make_structure="add set ip netplane own { type ipv4_addr; }\n"))
+                element = {(Family.IPV4, "own"): {bytes((10, 0, 0, 1)): None}}
+                driver.make(NftablesChanges(make_elements=ElementChanges(add=element)))
+                driver.sweep(NftablesChanges(sweep_elements=ElementChanges(remove=element)))
+                ours = driver.mark()
+                command.run("nft", "add", "table", "ip", "other", mechanism="nftables", doing="add a foreign table")
+                return before, ours, driver.mark()
+
+        before, ours, theirs = namespace.run(marks)
+    assert before == ours
+    assert theirs != ours
