@@ -61,8 +61,9 @@ def _listed(port: ServicePort, slices: Iterable[EndpointSlice], family: Family) 
                     yield listed, slice_port.port
 
 
-def _rank(listed: SliceEndpoint) -> tuple[int, str, tuple[str, ...], tuple[str, ...]]:
-    return _BEST_FIRST[listed.state], listed.node, tuple(sorted(listed.node_hints)), tuple(sorted(listed.zone_hints))
+def _rank(listed: SliceEndpoint) -> tuple[int, str, list[str], list[str], str]:
+    hints = sorted(listed.node_hints), sorted(listed.zone_hints)
+    return _BEST_FIRST[listed.state], listed.node, *hints, listed.pod
 
 
 def choose(found: list[Candidate], facts: NodeFacts) -> Choice:
