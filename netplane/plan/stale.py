@@ -26,12 +26,12 @@ class UdpFlow:
 
 
 class StaleFlows:
-    """Judges entries by one plan."""
+    """Judges entries by one plan. `local` are further addresses of the node, beyond those of its Node object."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, local: Iterable[IPAddress] = ()) -> None:
         self._by_address: dict[tuple[IPAddress, int], set[IPAddress]] = {}
         self._by_node_port: defaultdict[tuple[Family, int], set[IPAddress]] = defaultdict(set)
-        self._node = frozenset(plan.node.addresses)
+        self._node = frozenset((*plan.node.addresses, *local))
         for service in plan.services.values():
             for port in service.ports:
                 # Without a serving endpoint there is nowhere better to go: kube-proxy leaves such flows alone, too.
