@@ -16,9 +16,10 @@ ROOT = Path(__file__).parent.parent
 
 PURE = ("model", "plan", "programs", "backends")
 
-# Folder -> folders it may import; errors may be imported by all, and each folder imports itself.
+# Folder -> folders it may import; errors and closing may be imported by all, and each folder imports itself.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
+    "closing": frozenset(),
     "model": frozenset(),
     "plan": frozenset({"model"}),
     "programs": frozenset({"model"}),
@@ -129,7 +130,7 @@ def folders_crossed(module: Module) -> Iterator[str]:
 
 
 def _crossing(module: Module, other: str, allowed: frozenset[str]) -> Iterator[str]:
-    if other not in {module.folder, "errors"} and other not in allowed:
+    if other not in {module.folder, "errors", "closing"} and other not in allowed:
         yield f"{module.path}: {module.folder} may not import {other}"
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol
 
+from netplane.closing import Closing
 from netplane.kernel.nftables import NftablesDriver
 from netplane.programs.nftables_changes import Applied, changes_from_found
 from netplane.programs.nftables_text import changes_lines
@@ -93,7 +93,7 @@ class NftablesMechanism:
         self._driver.close()
 
 
-class Host:
+class Host(Closing):
     """The network namespace of the thread that creates it. Used by one thread at a time."""
 
     MECHANISMS: ClassVar[tuple[Callable[[], Mechanism], ...]] = (NftablesMechanism,)
@@ -131,14 +131,6 @@ class Host:
         """Close sockets. The kernel keeps what it has: the data path does not need us."""
         for mechanism in self._mechanisms:
             mechanism.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _forget(self) -> None:
         for mechanism in self._mechanisms:

@@ -12,9 +12,9 @@ import struct
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel import netlink
 from netplane.kernel.netlink import ACK, CREATE, NetlinkSocket, Request, attribute, attributes, nested, text
@@ -137,7 +137,7 @@ def neighbour(to: IPAddress, mac: bytes, index: int) -> Order:
     return Order(f"add neighbour {to} to link {index}", Request(_NEW_NEIGHBOUR, payload, CREATE | _REPLACE))
 
 
-class Links:
+class Links(Closing):
     """The links of the namespace of the thread that creates this. Close it when done."""
 
     def __init__(self) -> None:
@@ -169,14 +169,6 @@ class Links:
     def close(self) -> None:
         """Close the socket; links stay."""
         self._netlink.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _RouteKind(NamedTuple):

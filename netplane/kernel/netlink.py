@@ -11,9 +11,9 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from netplane.closing import Closing
 from netplane.errors import KernelError, RequirementError
 
 ROUTE, NETFILTER, GENERIC = 0, 12, 16
@@ -111,7 +111,7 @@ class _Answer(NamedTuple):
     payload: bytes
 
 
-class NetlinkSocket:
+class NetlinkSocket(Closing):
     """A socket to the network namespace of the thread that creates it; used by one thread at a time.
 
     `mechanism` names whom errors come from. A request the kernel refuses raises Refused, one that needs a
@@ -172,14 +172,6 @@ class NetlinkSocket:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _dump_once(self, request: Request, doing: str) -> list[bytes] | None:
         first = self._send([request._replace(flags=request.flags | _DUMP)])

@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from netplane.closing import Closing
 from netplane.errors import KernelError, RequirementError
 
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Namespace:
+class Namespace(Closing):
     """One network namespace, new and anonymous, or joined.
 
     `Namespace()` makes a new one; `Namespace(Path("/proc/7/ns/net"))` joins an existing one. Raises
@@ -61,14 +61,6 @@ class Namespace:
         self._jobs.put(None)
         self._thread.join()
         os.close(self.fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from errno import ENOENT
-from types import TracebackType
-from typing import Self
 
+from netplane.closing import Closing
 from netplane.errors import KernelError, OwnershipError
 from netplane.kernel import command, netlink, nft_codec
 from netplane.kernel.netlink import NetlinkSocket, Refused, Request
@@ -40,7 +39,7 @@ _LARGEST_TRANSACTION = 150_000
 _DIGEST = re.compile(r"(?:.* )?([0-9a-f]{8})\Z")
 
 
-class NftablesDriver:
+class NftablesDriver(Closing):
     """Our tables in the network namespace of the thread that creates the driver. Used by one thread at a time."""
 
     def __init__(self) -> None:
@@ -86,14 +85,6 @@ class NftablesDriver:
     def close(self) -> None:
         """Close the netlink socket; what was made stays."""
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _generation(self) -> bytes:
         return nft_codec.generation(self._socket.ask(nft_codec.get_generation(), "read the generation")[0])

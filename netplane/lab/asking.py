@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import count
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel.netns import Namespace
 from netplane.lab import sctp, sockets
@@ -69,7 +69,7 @@ class Try:
         return (number, probe.source, self.source_port, probe.destination, probe.port)
 
 
-class Asking:
+class Asking(Closing):
     """Everything needed to ask from anywhere in a lab. Closing it closes every socket."""
 
     def __init__(self, lab: Lab) -> None:
@@ -123,14 +123,6 @@ class Asking:
         self._selector.close()
         for made in self._sockets:
             made.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _turn(self, until: float) -> None:
         for key, _ in self._selector.select(max(0.0, until - time.monotonic())):

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from ipaddress import ip_network
-from types import TracebackType
-from typing import Self
 
+from netplane.closing import Closing
 from netplane.kernel import links, sysctls
 from netplane.kernel.links import Links, Order, Peer
 from netplane.kernel.netns import Namespace
@@ -74,7 +73,7 @@ _BRIDGED = {
 }
 
 
-class Lab:
+class Lab(Closing):
     """A topology that is up: every link has carrier and every route is there when the constructor returns.
 
     `outside`, `nodes` and `pods` are its namespaces. Raises RequirementError without root.
@@ -96,14 +95,6 @@ class Lab:
     def close(self) -> None:
         """Let go of everything; the kernel removes what was inside."""
         self._made.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _bring_up(self) -> None:
         self.outside.run(lambda: sysctls.write({**_EVERYWHERE, **_OUTSIDE}))

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
-from types import TracebackType
-from typing import Self
 
+from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel.netns import Namespace
 from netplane.lab import sctp, sockets
@@ -53,7 +52,7 @@ class Answer:
             return None
 
 
-class Servers:
+class Servers(Closing):
     """The servers of one lab. They answer from the moment `listen` returns until `close`."""
 
     def __init__(self) -> None:
@@ -88,14 +87,6 @@ class Servers:
         for made in self._sockets:
             made.close()
         os.close(self._wake)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _serve(self) -> None:
         while True:

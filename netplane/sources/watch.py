@@ -16,11 +16,10 @@ import os
 import select
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import inotify_simple
 
+from netplane.closing import Closing
 from netplane.errors import KernelError, RequirementError
 from netplane.sources.manifests import is_manifest
 
@@ -36,7 +35,7 @@ _SWAPPED = "..data"  # the link that a mounted ConfigMap or Secret turns to its 
 _EVERYTHING = Path()  # among the paths held back: look at everything
 
 
-class Watcher:
+class Watcher(Closing):
     """Watches one path from construction until `close`. The path need not exist all the time.
 
     Raises RequirementError if the kernel's inotify limits are used up.
@@ -86,14 +85,6 @@ class Watcher:
             self._inotify.close()
         self._waiting.close()
         self._timer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # --- events ---
 
