@@ -13,6 +13,7 @@ from netplane.cli.options import columns, output_option, say, say_problems
 from netplane.cli.values import problem_value
 from netplane.errors import InputError
 from netplane.model.snapshot import Snapshot
+from netplane.plan.node import rivals
 from netplane.plan.strangers import strangers
 from netplane.sources.manifests import load
 
@@ -28,22 +29,23 @@ def group() -> None:
 @_SOURCE
 @output_option
 def check(source: Path, output: str) -> None:
-    """List what in SOURCE cannot be used, by file and field. Exits 3 if there is anything.
+    """List what in SOURCE cannot be used, by file and field, and which Services want the same address.
 
-    Also notes endpoints that are in no Node's pod range: they are used, and more often than not mistyped.
+    Exits 3 if there is anything. Also notes endpoints that are in no Node's pod range: they are used, and more often than not mistyped.
     """
     loaded = load(source)
     counts = _counts(loaded.snapshot)
+    problems = [*loaded.problems, *rivals(loaded.snapshot)]
     notes = [*strangers(loaded.snapshot)]
-    lines = [*map(str, loaded.problems), *(f"note: {note}" for note in notes)]
+    lines = [*map(str, problems), *(f"note: {note}" for note in notes)]
     found = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     value = {
-        "problems": [problem_value(problem) for problem in loaded.problems],
+        "problems": [problem_value(problem) for problem in problems],
         "notes": [problem_value(note) for note in notes],
         "objects": counts,
     }
-    say(output, value, "\n".join([*lines, f"{len(loaded.problems)} problems; {found or 'no objects'}"]))
-    if loaded.problems:
+    say(output, value, "\n".join([*lines, f"{len(problems)} problems; {found or 'no objects'}"]))
+    if problems:
         raise click.exceptions.Exit(InputError.exit_code)
 
 

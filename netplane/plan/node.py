@@ -25,7 +25,7 @@ from netplane.plan.plan import (
     ThisNode,
 )
 from netplane.plan.services import Place, plan_service
-from netplane.plan.settings import PodRange, Settings
+from netplane.plan.settings import Bridge, PodRange, Settings
 
 Key = IPAddress | Frontend
 
@@ -66,6 +66,12 @@ def plan_node(snapshot: Snapshot, node: str, settings: Settings, previous: Plan 
         claims=claims.done(),
         snapshot=snapshot,
     )
+
+
+def rivals(snapshot: Snapshot) -> list[Problem]:
+    """What Services cannot have on any node because another Service has it, by Service."""
+    anywhere = plan_node(snapshot, "", Settings(local=Bridge("any")))
+    return [problem for entry in anywhere.sorted_services() for problem in entry.problems]
 
 
 def _facts(snapshot: Snapshot, name: str) -> NodeFacts:
