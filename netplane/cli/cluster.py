@@ -31,7 +31,8 @@ def group() -> None:
 def check(source: Path, output: str) -> None:
     """List what in SOURCE cannot be used, by file and field, and which Services want the same address.
 
-    Exits 3 if there is anything. Also notes endpoints that are in no Node's pod range: they are used, and more often than not mistyped.
+    Exits 3 if there is anything. Also notes endpoints that are in no Node's pod range: they are used, and more often
+    than not mistyped.
     """
     loaded = load(source)
     counts = _counts(loaded.snapshot)
