@@ -85,13 +85,13 @@ class Oracle:
         if family not in self._plan.families:
             return Decision(Untouched(), None, f"{family} is not served on this node")
         if row := self._row_of(packet, packet.destination):
-            return _by_row(row, packet, self._local)
+            return self._by_row(row, packet)
         if owner := self._cluster_ips.get(packet.destination):
             return Decision(Reject(), None, f"Service {owner} has no such port, and a cluster IP answers nothing else")
         if any(packet.destination in network for network in self._plan.settings.service_ranges):
             return Decision(Drop(), None, "no Service has this address of the Service range")
         if self.is_node_port_address(packet.destination) and (row := self._row_of(packet, _this_node(family))):
-            return _by_row(row, packet, self._local)
+            return self._by_row(row, packet)
         return Decision(Untouched(), None, "no Service has this address and port")
 
     def is_node_port_address(self, address: IPAddress) -> bool:
@@ -111,6 +111,29 @@ class Oracle:
             return None
         return self._rows.get(Frontend(address, packet.protocol, packet.port))
 
+    def _by_row(self, row: FrontendRow, packet: Packet) -> Decision:
+        name = f"{row.kind.value} of Service {row.service_port}"
+        if row.allowed and not any(packet.source in network for network in row.allowed):
+            return Decision(Drop(), row, f"{name}: {packet.source} is outside its source ranges")
+        match row.verdicts[packet.origin]:
+            case Forward(pool, masquerade):
+                to = tuple(self._delivery(endpoint, packet, masquerade) for endpoint in pool.endpoints)
+                sticky = pool.affinity is not None
+                return Decision(Deliver(to, sticky), row, f"{name}, from {packet.origin.value}")
+            case Drop():
+                return Decision(Drop(), row, f"{name}: no usable endpoint on this node, but elsewhere")
+            case Reject():
+                return Decision(Reject(), row, f"{name}: no usable endpoint anywhere")
+
+    def _delivery(self, endpoint: Endpoint, packet: Packet, masquerade: bool) -> Delivery:
+        """What arrives at the node's own address never leaves it, so there is no way out on which to masquerade it.
+
+        Nor is there a need: the reply starts on this node.
+        """
+        arrives = packet.origin is not Origin.NODE and endpoint.address in self._local
+        hairpin = endpoint.address == packet.source and endpoint.may_be_on(self._plan.node.name)
+        return Delivery(endpoint, (masquerade or hairpin) and not arrives)
+
 
 def decide(plan: Plan, packet: Packet) -> Decision:
     """What happens to `packet` on the plan's node. For many packets of one plan, keep an `Oracle`."""
@@ -119,26 +142,3 @@ def decide(plan: Plan, packet: Packet) -> Decision:
 
 def _this_node(family: Family) -> ThisNode:
     return ThisNode.IPV4 if family is Family.IPV4 else ThisNode.IPV6
-
-
-def _deliver(endpoint: Endpoint, packet: Packet, masquerade: bool, node: frozenset[IPAddress]) -> Delivery:
-    """What arrives at the node's own address never leaves it, so there is no way out on which to masquerade it.
-
-    Nor is there a need: the reply starts on this node.
-    """
-    arrives = packet.origin is not Origin.NODE and endpoint.address in node
-    return Delivery(endpoint, (masquerade or endpoint.address == packet.source) and not arrives)
-
-
-def _by_row(row: FrontendRow, packet: Packet, node: frozenset[IPAddress]) -> Decision:
-    name = f"{row.kind.value} of Service {row.service_port}"
-    if row.allowed and not any(packet.source in network for network in row.allowed):
-        return Decision(Drop(), row, f"{name}: {packet.source} is outside its source ranges")
-    match row.verdicts[packet.origin]:
-        case Forward(pool, masquerade):
-            to = tuple(_deliver(endpoint, packet, masquerade, node) for endpoint in pool.endpoints)
-            return Decision(Deliver(to, sticky=pool.affinity is not None), row, f"{name}, from {packet.origin.value}")
-        case Drop():
-            return Decision(Drop(), row, f"{name}: no usable endpoint on this node, but elsewhere")
-        case Reject():
-            return Decision(Reject(), row, f"{name}: no usable endpoint anywhere")

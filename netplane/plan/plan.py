@@ -72,6 +72,10 @@ class Endpoint:
     state: EndpointState = EndpointState.READY
     pod: str = ""
 
+    def may_be_on(self, node: str) -> bool:
+        """Whether packets it sends can start on `node`: it is there, or nobody says where it is."""
+        return not self.node or self.node == node
+
     def __str__(self) -> str:
         return host_port(self.address, self.port)
 
@@ -99,7 +103,7 @@ class Pool:
 class Forward:
     """Send the packet to one member of the pool.
 
-    Whatever `masquerade` says, a sender chosen as its own endpoint is masqueraded (hairpin).
+    Whatever `masquerade` says, a sender on this node that is chosen as its own endpoint is masqueraded (hairpin).
     """
 
     pool: Pool

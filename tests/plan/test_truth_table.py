@@ -62,6 +62,14 @@ def test_row_2_a_pod_that_is_sent_to_itself_is_masqueraded_whatever_the_table_sa
     assert delivered(answer) == {(text_of(HERE[family]), True), (text_of(FAR[family]), False)}
 
 
+@pytest.mark.parametrize(("on", "masqueraded"), [("n1", True), ("", True), ("n2", False)])
+def test_row_2_a_pod_counts_as_its_own_endpoint_where_it_is_or_where_nobody_says(on, masqueraded):
+    of = service()
+    plan = plan_of(of, slices(of, up(HERE[IPV4], on)))
+    answer = ask(plan, packet(POD, ADDRESS[CLUSTER_IP][IPV4], source=HERE[IPV4]))
+    assert delivered(answer) == {(text_of(HERE[IPV4]), masqueraded)}
+
+
 @families
 @every_kind
 @protocols

@@ -160,7 +160,7 @@ def _fill(draft: _Draft, family: Family, key: bytes, row: FrontendRow, pool: Poo
         if slots is not None:
             slots[key + (_slots[index] if index < 256 else _SLOT.pack(index))] = address + port
         endpoints[address + protocol + port] = None
-        if endpoint.node == draft.node:  # only a pod of this node can send to itself through this node
+        if endpoint.may_be_on(draft.node):  # only a pod of this node can send to itself through this node
             hairpins[address + address + protocol + port] = None
     if not hairpins:
         del draft.elements[family, "hairpins"]
