@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Limits:
     """Seconds. Rounds are at least `at_least` apart, and every `at_most` the whole kernel state is compared.
 
-    After a failure the wait starts at `retry` and doubles up to `at_most`.
+    After a failure the wait starts at `retry` and doubles up to `at_most`; a change ends the doubling, for it may be
+    the correction.
     """
 
     at_least: float = 0.05
@@ -41,6 +42,7 @@ class Pace:
 
     def failed(self, now: float) -> None:
         """A round failed: try again, whole, later and later."""
+        self._changed = False
         self._failures += 1
         self._last = now
 
@@ -51,7 +53,8 @@ class Pace:
     def due(self) -> float:
         """The instant of the next round."""
         if self._failures:
-            wait: float = self._limits.retry * 2.0 ** min(self._failures - 1, 16)
+            doublings = 0 if self._changed else min(self._failures - 1, 16)
+            wait: float = self._limits.retry * 2.0**doublings
             return self._last + min(wait, self._limits.at_most)
         soon = self._last + self._limits.at_least
         return soon if self._changed else max(soon, self._last_whole + self._limits.at_most)

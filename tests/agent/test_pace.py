@@ -97,11 +97,30 @@ def test_a_round_after_a_failure_is_whole(pace):
     assert pace.whole(START + 1)
 
 
-def test_a_change_does_not_hurry_the_retry_after_a_failure(pace):
+def test_a_change_may_be_the_correction_so_it_is_tried_without_the_long_wait(pace):
+    for second in (0, 2, 6, 14):
+        pace.failed(START + second)
+    assert pace.due() == START + 14 + 16
+    pace.changed()
+    assert pace.due() == START + 14 + LIMITS.retry
+    assert pace.whole(pace.due())
+
+
+def test_a_change_that_corrects_nothing_only_hurries_one_round(pace):
     pace.failed(START)
     pace.failed(START + 2)
     pace.changed()
-    assert pace.due() == START + 6
+    pace.failed(START + 4)
+    assert pace.due() == START + 4 + 8
+
+
+def test_constant_changes_while_nothing_works_are_tried_no_more_often_than_the_first_retry(pace):
+    now = START
+    for _ in range(5):
+        pace.failed(now)
+        pace.changed()
+        assert pace.due() - now == LIMITS.retry
+        now = pace.due()
 
 
 def test_after_a_success_the_pace_is_as_before_the_failures(pace):
