@@ -170,6 +170,13 @@ def _tell_ready(fd: int) -> None:
         os.write(fd, b"1")
         os.close(fd)
     if address := os.environ.get("NOTIFY_SOCKET"):
-        name = "\0" + address[1:] if address.startswith("@") else address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            notify.sendto(b"READY=1", name)
+        try:
+            _notify("\0" + address[1:] if address.startswith("@") else address)
+        except (OSError, ValueError) as error:
+            # The kernel is up to date whoever knows it; systemd itself decides what silence means.
+            log.warning("cannot tell systemd that it is ready", extra={"why": f"NOTIFY_SOCKET={address}: {error}"})
+
+
+def _notify(address: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.sendto(b"READY=1", address)
