@@ -66,9 +66,7 @@ def test_outcomes(text, outcome):
     assert read_line(f"pod client tcp 10.96.0.10:80 -> {text}", WIRING)[1] == outcome
 
 
-@pytest.mark.parametrize(
-    "text", ["drop", "reject", "untouched", "web-1, web-2 masqueraded", "one of web-1"]
-)
+@pytest.mark.parametrize("text", ["drop", "reject", "untouched", "web-1, web-2 masqueraded", "one of web-1"])
 def test_an_outcome_said_is_read_back_as_itself(text):
     outcome = read_line(f"pod client tcp 10.96.0.10:80 -> {text}", WIRING)[1]
     assert say(outcome, WIRING) == text
