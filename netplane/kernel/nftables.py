@@ -239,7 +239,8 @@ def _found_chains(chains: list[bytes], rules: list[bytes]) -> dict[str, FoundCha
     digests: dict[str, list[str]] = {name: [] for name in hooks}
     for name, comment in filter(None, map(nft_codec.rule, rules)):
         found = _DIGEST.match(comment)
-        digests[name].append(found[1] if found else "")
+        # A chain that came after the chains were listed: then the generation has changed and the reading is repeated.
+        digests.setdefault(name, []).append(found[1] if found else "")
     return {name: FoundChain(name, tuple(digests[name]), hook) for name, hook in hooks.items()}
 
 
