@@ -238,13 +238,15 @@ class _Scripts:
             hook, digests = have.chains.get(name, (None, None))
             if digests == chain.digests() and hook == chain.hook:
                 continue
+            flush = f"flush chain {at} {name}"
             if digests is None:
-                self._chains.append(add_chain(family, chain))
+                # Flushed, since whoever else makes the same at the same time must not leave each rule twice.
+                self._chains.extend((add_chain(family, chain), flush))
             elif hook != chain.hook:
                 # A base chain cannot move: in one transaction it goes and comes back elsewhere.
-                self._chains.extend((f"flush chain {at} {name}", f"delete chain {at} {name}", add_chain(family, chain)))
+                self._chains.extend((flush, f"delete chain {at} {name}", add_chain(family, chain)))
             else:
-                self._chains.append(f"flush chain {at} {name}")
+                self._chains.append(flush)
             self._rules.extend(add_rules(family, chain))
         gone = [name for name in have.chains if name not in want.chains]
         self._swept.extend(f"flush chain {at} {name}" for name in gone)
