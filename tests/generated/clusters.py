@@ -60,6 +60,8 @@ CLUSTER_IPS = _pool("10.96.0.1 10.96.0.2 10.96.0.3 10.96.0.4 fd00:96::1 fd00:96:
 OUTER_IPS = _pool("198.51.100.1 203.0.113.1 203.0.113.2 2001:db8:51::1 2001:db8:113::1 2001:db8:113::2")
 NODE_IPS = {f"n{i}": _pool(f"192.0.2.{i} 192.0.2.10{i} 2001:db8::{i} 2001:db8::10{i}") for i in (1, 2, 3)}
 POD_IPS = {f"n{i}": _pool(" ".join(f"10.244.{i}.{k} fd00:244:{i}::{k}" for k in (1, 2, 3))) for i in (1, 2, 3)}
+NOWHERE = {address for pods in POD_IPS.values() for address in pods[-2:]}
+"""Pods whose slices do not say which node they are on."""
 POD_RANGES = {f"n{i}": (ip_network(f"10.244.{i}.0/24"), ip_network(f"fd00:244:{i}::/64")) for i in (1, 2, 3)}
 RANGES: tuple[IPNetwork, ...] = (
     *map(ip_network, ("192.0.2.0/24", "192.0.2.0/25", "192.0.2.200/32", "10.244.0.0/16", "0.0.0.0/0")),
@@ -174,10 +176,11 @@ class World:
     def _endpoint(self, family: Family, hints: float) -> SliceEndpoint:
         node = self._one(NODES)
         pool = NODE_IPS[node][:1] + NODE_IPS[node][2:3] if self._chance(0.1) else POD_IPS[node]
+        address = self._one([each for each in pool if family_of(each) is family])
         return SliceEndpoint(
-            address=self._one([each for each in pool if family_of(each) is family]),
+            address=address,
             state=self._one((EndpointState.READY, EndpointState.READY, EndpointState.READY, *EndpointState)),
-            node=node if self._chance(0.95) else "",
+            node="" if address in NOWHERE else node,
             zone_hints=frozenset(self._some(ZONES, hints)),
             node_hints=frozenset(self._some(NODES, hints / 2)),
         )

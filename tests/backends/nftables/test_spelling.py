@@ -30,7 +30,7 @@ from interpreter import tables
 
 from netplane.backends.nftables import NFTABLES
 from netplane.backends.nftables.services import frontend_key, kernel_name
-from netplane.errors import InputError, UnsupportedError
+from netplane.errors import UnsupportedError
 from netplane.kernel.command import run
 from netplane.kernel.netns import Namespace
 from netplane.model.service import ServiceId
@@ -275,7 +275,7 @@ HOSTILE = [
     "a } ; delete table ip x",
     "$(reboot)`id`",
     "a b { } ; # * \\ '",
-    "‮evil‬",
+    "\u202eevil\u202c",
     "x" * 4000,
     "\x00",
     "ä" * 300,
@@ -324,10 +324,7 @@ def test_nft_takes_every_program(seed, empty_kernel):
     world = World(seed)
     for _ in range(2):
         world.change()
-        try:
-            plan = plan_node(world.snapshot, "n1", world.settings)
-        except InputError:  # no pod range in either family
-            continue
+        plan = plan_node(world.snapshot, "n1", world.settings)
         check(empty_kernel, NFTABLES.text(NFTABLES.compile(plan).program))
 
 
