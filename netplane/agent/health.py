@@ -76,6 +76,8 @@ class HealthServers:
                 await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             return  # not a request, or nobody waits for its answer any more
+        except asyncio.CancelledError:
+            return  # the agent ends; asyncio (3.11) would print a traceback of a task that ends as cancelled
         finally:
             writer.close()
 
