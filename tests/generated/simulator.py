@@ -26,6 +26,7 @@ from netplane.programs.nftables_changes import as_found
 _FAMILY = {word: family for family, word in NFT_FAMILY.items()}
 _LINE = re.compile(r"(add|flush|delete) (table|set|map|chain|rule) (ip6?) netplane ?(\S*) ?(.*)")
 _HOOK = re.compile(r"\{ type (\w+) hook (\w+) priority (-?\d+); \}")
+_RULE = re.compile(r'(.+) comment "([0-9a-f]{8})"')
 _TO = re.compile(r"\b(?:goto|jump) (\S+)")
 _SET = re.compile(r"@(\S+)")
 
@@ -127,8 +128,9 @@ class Simulator:
                 if table.chains.setdefault(name, _Chain(made)).hook != made:
                     raise Refused(f"chain {name} has another hook")
             case "add", "rule":
-                rule, _, comment = rest.rpartition(' comment "')
-                table.chains[name].rules.append((rule, comment.rstrip('"')))
+                if not (rule := _RULE.fullmatch(rest)):
+                    raise Refused(f"a rule without digest: {rest}")
+                table.chains[name].rules.append((rule[1], rule[2]))
             case "add", _:
                 if name in table.sets:
                     raise Refused(f"set {name} is there")
