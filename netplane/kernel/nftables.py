@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENOENT
 
@@ -85,6 +86,13 @@ class NftablesDriver(Closing):
     def close(self) -> None:
         """Close the netlink socket; what was made stays."""
         self._socket.close()
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Counts the transaction made meanwhile. One that changed nothing has no number: the kernel gave it none."""
+        before = self._generation()
+        yield
+        self._commits += self._generation() != before
 
     def _generation(self) -> bytes:
         return nft_codec.generation(self._socket.ask(nft_codec.get_generation(), "read the generation")[0])
@@ -169,8 +177,8 @@ class NftablesDriver(Closing):
         self._sets.clear()
         for family in Family:
             self._owned(family)
-        command.run("nft", "-f", "-", stdin=script, mechanism=_MECHANISM, doing=doing)
-        self._commits += 1
+        with self._counting():
+            command.run("nft", "-f", "-", stdin=script, mechanism=_MECHANISM, doing=doing)
 
     def _apply(self, changes: ElementChanges) -> None:
         for part in _split(changes, _LARGEST_TRANSACTION):
@@ -201,7 +209,8 @@ class NftablesDriver(Closing):
         steps = list(self._steps(changes))
         if not steps:
             return
-        refusals = self._socket.transact(netlink.batch(nft_codec.SUBSYSTEM, [request for _, request in steps]))
+        with self._counting():
+            refusals = self._socket.transact(netlink.batch(nft_codec.SUBSYSTEM, [request for _, request in steps]))
         if refusals:
             first = refusals[0]
             position = first.position - 1  # the batch begins with a message of its own
@@ -212,7 +221,6 @@ class NftablesDriver(Closing):
                 else f"commit {changes.count()} changes of elements"
             )
             raise Refused(_MECHANISM, doing, first)
-        self._commits += 1
 
     def _steps(self, changes: ElementChanges) -> Iterator[tuple[KernelSet, Request]]:
         for name, keys in changes.remove.items():
