@@ -99,8 +99,8 @@ class World:
         elif draw < 0.50:
             self._put(self._varied(services[self._one(sorted(services))]))
         elif draw < 0.85:
-            of = services[self._one(sorted(services))]
-            self._put_slices(of.id, self._slices(of))
+            of = self._one(sorted(services))
+            self._put_slices(of, self._slices(of))
         elif draw < 0.90 and slices:
             gone = self._one(sorted(slices))
             self.snapshot = replace(self.snapshot, slices=derived(slices, {}, [gone]))
@@ -108,12 +108,13 @@ class World:
             name = self._one(NODES)
             self.snapshot = replace(self.snapshot, nodes={**self.snapshot.nodes, name: self._node(name)})
         else:
-            self._put_slices(self._id(), self._slices(self._service(self._id())))  # of a Service that may not exist
+            of = self._id()  # which may not exist
+            self._put_slices(of, self._slices(of))
 
     def _put(self, service: Service) -> None:
         self.snapshot = replace(self.snapshot, services=derived(self.snapshot.services, {service.id: service}))
         if service.id not in self.snapshot.slices and self._chance(0.8):
-            self._put_slices(service.id, self._slices(service))
+            self._put_slices(service.id, self._slices(service.id))
 
     def _put_slices(self, of: ServiceId, slices: tuple[EndpointSlice, ...]) -> None:
         self.snapshot = replace(self.snapshot, slices=derived(self.snapshot.slices, {of: slices}))
@@ -159,18 +160,16 @@ class World:
             for name in PORT_NAMES[: self._one((1, 1, 2, 3))]
         )
 
-    def _slices(self, of: Service) -> tuple[EndpointSlice, ...]:
+    def _slices(self, of: ServiceId) -> tuple[EndpointSlice, ...]:
+        """One or two slices per family, with nearly every port a Service here can have."""
         made = []
         for number in range(self._one((1, 1, 2))):
             for family in Family:
-                hints = self._one((0.0, 0.0, 0.9, 1.0))
-                ports = tuple(
-                    SlicePort(port.name, port.protocol, self._one((80, 8080)))
-                    for port in of.ports
-                    if self._chance(0.95)
-                )
+                hints = self._one((0.0, 0.0, 0.0, 0.9, 1.0))
+                listed = [(name, protocol) for name in PORT_NAMES for protocol in Protocol if self._chance(0.9)]
+                ports = tuple(SlicePort(name, protocol, self._one((80, 8080))) for name, protocol in listed)
                 endpoints = tuple(self._endpoint(family, hints) for _ in range(self._one((0, 1, 1, 2, 3, 5))))
-                made.append(EndpointSlice(of.id.namespace, f"{number}-{family}", of.id, family, ports, endpoints))
+                made.append(EndpointSlice(of.namespace, f"{number}-{family}", of, family, ports, endpoints))
         return tuple(made)
 
     def _endpoint(self, family: Family, hints: float) -> SliceEndpoint:

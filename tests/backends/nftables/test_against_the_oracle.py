@@ -19,7 +19,7 @@ from netplane.backends.nftables import NFTABLES
 from netplane.model.address import Family, IPAddress, Protocol, family_of
 from netplane.plan.node import plan_node
 from netplane.plan.oracle import Deliver, Oracle, Outcome, Packet, Untouched
-from netplane.plan.plan import Drop, Forward, FrontendKind, Origin, Plan, Reject, ThisNode
+from netplane.plan.plan import Drop, Forward, FrontendKind, Origin, Plan, Pool, Reject, ThisNode, Verdict
 from netplane.plan.settings import Bridge, InterfacePrefix, PodRange
 
 EXTRA = NODE_IPS["n1"]  # all of these are local, whether or not the Node object names them
@@ -125,6 +125,10 @@ def test_rules_do_what_the_oracle_says(seed):
         assert next(differences(plan, Random(seed)), "") == ""
 
 
+def _pool(verdict: Verdict) -> Pool | None:
+    return verdict.pool if isinstance(verdict, Forward) else None
+
+
 def test_the_random_clusters_hold_every_kind_of_frontend_verdict_and_setting():
     made = [plan for seed in range(30) for plan in plans(seed)]
     rows = [row for plan in made for row in plan.rows()]
@@ -133,7 +137,11 @@ def test_the_random_clusters_hold_every_kind_of_frontend_verdict_and_setting():
     assert {type(verdict) for verdict in verdicts} == {Forward, Drop, Reject}
     forwards = [verdict for verdict in verdicts if isinstance(verdict, Forward)]
     assert {each.pool.affinity is None for each in forwards} == {True, False}
+    assert len(forwards) > len(verdicts) / 2
     assert len({len(each.pool.endpoints) for each in forwards}) > 4
+    short_circuits = [row for row in rows if _pool(row.verdicts.pod) != _pool(row.verdicts.outside)]
+    assert len({row.kind for row in short_circuits}) == 3
+    assert len(short_circuits) > len(rows) / 10
     assert {bool(row.allowed) for row in rows} == {True, False}
     assert {type(plan.settings.local) for plan in made} == {PodRange, Bridge, InterfacePrefix}
     assert any(entry.problems for plan in made for entry in plan.services.values())
