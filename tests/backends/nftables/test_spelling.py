@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import timedelta
+from fractions import Fraction
 
 import pytest
 from builders import (
@@ -26,7 +27,7 @@ from builders import (
     up,
 )
 from generated.clusters import World
-from interpreter import tables
+from interpreter import Seen, Sent, outcomes, tables
 
 from netplane.backends.nftables import NFTABLES
 from netplane.backends.nftables.services import frontend_key, kernel_name
@@ -134,6 +135,17 @@ def test_there_is_one_chain_per_endpoint_count_whatever_the_number_of_services()
         return set(tables(script(*of, *(slices(each, up("10.244.1.5")) for each in of)))["ip"].chains)
 
     assert chains(2) == chains(50)
+
+
+def test_a_packet_that_meets_a_half_written_pool_is_dropped_not_remembered_as_somebody_elses():
+    of = service(ips=("10.96.0.10",))
+    text = script(of, slices(of, up("10.244.1.5", "n1"), up("10.244.2.6", "n2")))
+    half = re.sub(r"add element ip netplane slots \{ .* 1 : .*\n", "", text)
+    seen = Seen(*addresses("10.244.1.99", "10.96.0.10"), TCP, 80, iif="eth0")
+    assert outcomes(tables(half)["ip"], seen, frozenset()) == {
+        Sent("10.244.1.5", 8080, masqueraded=False): Fraction(1, 2),
+        "drop": Fraction(1, 2),
+    }
 
 
 @pytest.mark.parametrize(
