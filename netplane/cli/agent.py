@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +16,21 @@ from netplane.cli.backend import require
 from netplane.cli.options import backend_option, from_option, node_option, settings_options
 from netplane.plan.settings import Settings
 
-_SECONDS = click.FloatRange(min=0.001, max=86400)
+
+class _Seconds(click.FloatRange):
+    """A number of seconds from a millisecond to a day. NaN is in no range, although it compares as if it were."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0.001, max=86400)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+_SECONDS = _Seconds()
 
 
 @click.group("agent")

@@ -144,8 +144,8 @@ def _how_to_use(lab: Held) -> str:
 
 
 def _require_root() -> None:
-    if not probe.is_root():
-        raise RequirementError("the lab needs network namespaces: run as root")
+    if not probe.can_make_namespace():  # root in a container may not be allowed to either
+        raise RequirementError("the lab needs network namespaces: run as root (with CAP_SYS_ADMIN)")
 
 
 def _tell(step: str) -> None:
