@@ -1,10 +1,7 @@
-"""What the kernel does with a packet, given the text of a program: for exactly the rule shapes the layout emits.
+"""What rules do to a packet, given the text of a program: for exactly the rule shapes the layout emits.
 
 Whatever is random is followed on all branches, with its probability. A fragment that is not known here raises: a new
-shape needs a new line, not a skip. The kernel's path is modelled as far as the layout uses it:
-
-    from a link:    prerouting -> (local address? input : forward -> postrouting)
-    from a process: output -> postrouting
+shape needs a new line, not a skip. `packet_path.py` leads a packet through the chains.
 """
 
 from __future__ import annotations
@@ -38,18 +35,6 @@ class Seen:
     remembered: str = ""
     """The set that now holds the source."""
 
-
-@dataclass(frozen=True)
-class Sent:
-    """The packet goes on to `address` and `port`; it was translated there, or never touched."""
-
-    address: str
-    port: int
-    masqueraded: bool
-
-
-Outcome = Sent | str  # or "drop", "reject", "untouched"
-Outcomes = dict[Outcome, Fraction]
 
 Branches = Iterator[tuple[Fraction, "Seen | None", str]]
 """Probability, the packet as it is after a fragment (None: the rule does not match), and a verdict ("" for none)."""
@@ -308,7 +293,7 @@ _SHAPES: list[tuple[str, Callable[..., Fragment]]] = [
     (rf"({_KEY}) vmap @(\S+)", _verdict_map),
     (rf"dnat ip to ({_KEY}) map @(\S+)", _dnat_map),
     (r"dnat to (\S+:\d+)", _dnat),
-    (r"fib daddr type local", lambda: _test(lambda table, packet: _is_local(table, packet.destination))),
+    (r"fib daddr type local", lambda: _test(lambda table, packet: is_local(table, packet.destination))),
     (r'iifname "([^"]+)"', _arrives_over),
     (r"meta l4proto (tcp|udp|sctp)", lambda word: _test(lambda _, packet: str(packet.protocol) == word)),
     (r"meta mark & (0x[0-9a-f]+) != 0", lambda bit: _test(lambda _, packet: bool(packet.mark & int(bit, 16)))),
@@ -329,93 +314,5 @@ _SHAPES: list[tuple[str, Callable[..., Fragment]]] = [
 ]
 
 
-def _is_local(table: Table, address: IPAddress) -> bool:
+def is_local(table: Table, address: IPAddress) -> bool:
     return address in table.local or address.is_loopback
-
-
-# --- walking ----------------------------------------------------------------------------------------------------------
-
-
-def _walk(table: Table, chain: str, packet: Seen) -> Iterator[tuple[Fraction, Seen, str]]:
-    """(probability, packet, "accept" | "drop" | "reject"), over all ways through a chain."""
-    yield from _rules(table, chain, 0, packet)
-
-
-def _rules(table: Table, chain: str, index: int, packet: Seen) -> Iterator[tuple[Fraction, Seen, str]]:
-    rules = table.chains[chain]
-    if index == len(rules):  # only gotos are used: the end of a chain is the end of the way, policy accept
-        yield ONE, packet, "accept"
-        return
-    for share, seen, verdict in _fragments_of(table, rules[index][1], packet):
-        if seen is None:
-            ways = _rules(table, chain, index + 1, packet)
-        elif verdict.startswith("goto "):
-            ways = _rules(table, verdict.removeprefix("goto "), 0, seen)
-        elif verdict in ("drop", "reject", "accept"):
-            ways = iter([(ONE, seen, verdict)])
-        elif verdict:
-            raise UnknownRule(f"verdict {verdict}")
-        else:
-            ways = _rules(table, chain, index + 1, seen)
-        yield from ways if share is ONE else ((share * each, after, said) for each, after, said in ways)
-
-
-def _fragments_of(table: Table, fragments: list[Fragment], packet: Seen) -> Branches:
-    if not fragments:
-        yield ONE, packet, ""
-        return
-    for share, seen, verdict in fragments[0](table, packet):
-        if seen is None or verdict:
-            yield share, seen, verdict
-        else:
-            more = _fragments_of(table, fragments[1:], seen)
-            yield from more if share is ONE else ((share * each, *rest) for each, *rest in more)
-
-
-def outcomes(
-    table: Table, packet: Seen, local: frozenset[IPAddress], clients: Mapping[str, set[str]] | None = None
-) -> Outcomes:
-    """What may happen to the first packet of a connection, and how likely each is.
-
-    `local` are the node's addresses, `clients` what the sets of clients hold.
-    """
-    found: Outcomes = defaultdict(Fraction)
-    for share, last, verdict in ways(table, packet, local, clients):
-        if verdict != "accept":
-            found[verdict] += share
-        elif last.translated or last.masqueraded:
-            found[Sent(str(last.destination), last.port, last.masqueraded)] += share
-        else:
-            found["untouched"] += share
-    return dict(found)
-
-
-def ways(
-    table: Table, packet: Seen, local: frozenset[IPAddress], clients: Mapping[str, set[str]] | None = None
-) -> Iterator[tuple[Fraction, Seen, str]]:
-    """Every way of a packet through the node: probability, how it leaves, and "accept", "drop" or "reject"."""
-    table = replace(table, local=local, clients=clients or {})
-    for share, seen, verdict in _walk(table, _base(table, "nat", "prerouting" if packet.iif else "output"), packet):
-        if verdict != "accept":
-            yield share, seen, verdict
-        else:
-            yield from ((share * each, last, said) for each, last, said in _way_out(table, seen))
-
-
-def _way_out(table: Table, packet: Seen) -> Iterator[tuple[Fraction, Seen, str]]:
-    if not packet.iif:
-        yield from _walk(table, _base(table, "nat", "postrouting"), packet)
-        return
-    arrives = _is_local(table, packet.destination)
-    for share, seen, verdict in _walk(table, _base(table, "filter", "input" if arrives else "forward"), packet):
-        if verdict != "accept" or arrives:
-            yield share, seen, verdict
-        else:
-            yield from (
-                (share * each, last, said)
-                for each, last, said in _walk(table, _base(table, "nat", "postrouting"), seen)
-            )
-
-
-def _base(table: Table, kind: str, hook: str) -> str:
-    return table.hooks[f"{kind} {hook}"]

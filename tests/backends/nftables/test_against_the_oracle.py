@@ -13,7 +13,8 @@ from random import Random
 
 import pytest
 from generated.clusters import NODE_IPS, OUTER_IPS, POD_IPS, World
-from interpreter import Outcomes, Seen, Sent, outcomes, tables, ways
+from interpreter import Seen, tables
+from packet_path import Outcomes, Sent, outcomes, ways
 
 from netplane.backends.nftables import NFTABLES
 from netplane.model.address import Family, IPAddress, Protocol, family_of

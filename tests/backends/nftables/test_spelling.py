@@ -27,7 +27,8 @@ from builders import (
     up,
 )
 from generated.clusters import World
-from interpreter import Seen, Sent, outcomes, tables
+from interpreter import Seen, tables
+from packet_path import Sent, outcomes
 
 from netplane.backends.nftables import NFTABLES
 from netplane.backends.nftables.services import frontend_key, kernel_name
