@@ -61,9 +61,9 @@ def _listed(port: ServicePort, slices: Iterable[EndpointSlice], family: Family) 
                     yield listed, slice_port.port
 
 
-def _rank(listed: SliceEndpoint) -> tuple[int, str, list[str], list[str], str]:
+def _rank(listed: SliceEndpoint) -> tuple[int, bool, str, list[str], list[str], str]:
     hints = sorted(listed.node_hints), sorted(listed.zone_hints)
-    return _BEST_FIRST[listed.state], listed.node, *hints, listed.pod
+    return _BEST_FIRST[listed.state], not listed.node, listed.node, *hints, listed.pod
 
 
 def choose(found: list[Candidate], facts: NodeFacts) -> Choice:

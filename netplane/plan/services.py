@@ -14,7 +14,7 @@ docs/semantics.md explains every cell and where kube-proxy's own backends disagr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from netplane.errors import Problem
@@ -75,9 +75,14 @@ def plan_service(service: Service, slices: Slices, place: Place) -> ServicePlan:
     """What the Service means on the node. Depends on nothing but the arguments."""
     if reason := not_served(service, place.settings):
         return ServicePlan(service.id, notes=(Note(str(service.id), reason),))
+    families, problems = _families(service), (*_unserved_families(service, place), *_of_the_node(service, place))
+    if problems:
+        refused = place.facts.addresses
+        usable = tuple(address for address in service.cluster_ips if address not in refused)
+        service = replace(service, cluster_ips=usable)
     ports = tuple(
         _plan_port(service, port, family, slices, place)
-        for family in _families(service)
+        for family in families
         if family in place.families
         for port in service.ports
     )
@@ -85,8 +90,8 @@ def plan_service(service: Service, slices: Slices, place: Place) -> ServicePlan:
         service=service.id,
         ports=ports,
         cluster_ips=tuple(address for address in service.cluster_ips if family_of(address) in place.families),
-        health=tuple(_health(service, slices, place)),
-        problems=_unserved_families(service, place),
+        health=tuple(_health(service, slices, families, place)),
+        problems=problems,
     )
 
 
@@ -231,12 +236,12 @@ def _allowed(
     return tuple(collapse_addresses(each for each in own if isinstance(each, IPv6Network)))
 
 
-def _health(service: Service, slices: Slices, place: Place) -> Iterator[HealthCheck]:
+def _health(service: Service, slices: Slices, families: tuple[Family, ...], place: Place) -> Iterator[HealthCheck]:
     """The health check node port exists only for load balancers that keep the client's address (KEP-3836)."""
     wanted = service.type is ServiceType.LOAD_BALANCER and service.external is Scope.LOCAL
     if not wanted or not service.health_check_node_port:
         return
-    for family in _families(service):
+    for family in families:
         if family in place.families:
             local = {
                 each.endpoint.address
@@ -257,4 +262,17 @@ def _unserved_families(service: Service, place: Place) -> tuple[Problem, ...]:
         )
         for address in service.cluster_ips
         if family_of(address) not in place.families
+    )
+
+
+def _of_the_node(service: Service, place: Place) -> tuple[Problem, ...]:
+    """A cluster IP rejects every port it does not have; those would be the node's own."""
+    return tuple(
+        Problem(
+            where="",
+            what=f"Service {service.id}: {address}",
+            why=f"is an address of Node {place.facts.name}, all of whose ports it would take; give it another",
+        )
+        for address in service.cluster_ips
+        if address in place.facts.addresses
     )

@@ -75,7 +75,7 @@ class ManifestDirectory:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._single = not path.is_dir()
+        self._single = not _is_folder(path)
         self._files: dict[str, _File] = {}
         self._holders: dict[Key, tuple[str, ...]] = {}  # the files that have an object, first one wins
         self._contested: set[Key] = set()
@@ -84,8 +84,6 @@ class ManifestDirectory:
         self._folder_problems: tuple[Problem, ...] = ()
         self._first = True
         self._assembler = Assembler()
-        if not path.exists():
-            raise InputError(f"{one_line(str(path))}: does not exist; give a folder of manifests or a file")
 
     def refresh(self, changed: Iterable[Path] | None = None) -> Loaded:
         """Read again what changed, or look at everything if `changed` is None, and return what there is now."""
@@ -262,6 +260,16 @@ def _kept(name: str, stays: dict[Key, Found], *problems: Problem) -> tuple[Probl
     first = min(stays)
     others = f" and {len(stays) - 1} more" if len(stays) > 1 else ""
     return (*problems, Problem(name, f"{first}{others}", "stays in use as it last was, until the file is corrected"))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        why = "does not exist"
+    except OSError as error:  # a name that is too long, a folder above that may not be entered
+        why = f"cannot be read: {error.strerror}"
+    raise InputError(f"{one_line(str(path))}: {why}; give a folder of manifests or a file")
 
 
 def _walk(root: str, below: str, listing: _Listing) -> None:

@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import select
+import stat
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ _FOLDER = _flags.DELETE_SELF | _flags.MOVE_SELF | _flags.UNMOUNT | _flags.IGNORE
 _PLACES = _flags.MOVED_TO | _flags.CREATE | _GONE | _flags.DELETE_SELF | _flags.MOVE_SELF | _flags.ONLYDIR
 _WATCHED = _FILES | _PLACES
 _SWAPPED = "..data"  # the link that a mounted ConfigMap or Secret turns to its new content
+_UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)
 _EVERYTHING = Path()  # among the paths held back: look at everything
 
 
@@ -43,7 +45,7 @@ class Watcher(Closing):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._single = path.exists() and not path.is_dir()
+        self._single = _is_file(path)
         self._waiting = select.epoll()
         self._timer = _Timer()
         self._waiting.register(self._timer.fd, select.EPOLLIN)
@@ -140,7 +142,7 @@ class Watcher(Closing):
         try:
             descriptor = self._inotify.add_watch(folder, _WATCHED)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP):
+            if error.errno in _UNREACHABLE:
                 return False
             raise _refused(error, folder) from error
         self._folders[descriptor] = folder
@@ -167,8 +169,15 @@ class Watcher(Closing):
                 self._above = self._inotify.add_watch(absolute, _PLACES)
                 return
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+                if error.errno not in _UNREACHABLE:
                     raise _refused(error, absolute) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except OSError:  # whoever reads it says why it cannot be
+        return False
 
 
 def _open() -> inotify_simple.INotify:

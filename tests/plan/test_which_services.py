@@ -13,6 +13,7 @@ from builders import (
     OUTSIDE,
     POD,
     UDP,
+    addresses,
     ask,
     at,
     exposed,
@@ -191,3 +192,11 @@ def test_the_oracle_says_whether_a_choice_is_sticky():
 def test_a_link_name_the_kernel_would_not_take_is_refused(kind, name):
     with pytest.raises(InputError, match="not an interface name"):
         kind(name)
+
+
+def test_a_cluster_ip_that_is_an_address_of_the_node_is_refused_and_the_node_s_ports_stay_its_own():
+    plan = plan_of(node(), service(ips=("192.0.2.1", "fd00:10:96::10")))
+    (entry,) = plan.services.values()
+    assert entry.cluster_ips == addresses("fd00:10:96::10")
+    assert {row.frontend.address for row in entry.rows()} == set(addresses("fd00:10:96::10"))
+    assert [problem.what for problem in entry.problems] == ["Service shop/web: 192.0.2.1"]

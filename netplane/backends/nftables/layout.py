@@ -66,6 +66,9 @@ def structure(family: Family, facts: NodeFacts, settings: Settings, picks: Itera
 
 @lru_cache
 def _sets(family: Family) -> dict[str, SetSpec]:
+    """The sets every table has. A name stands for one declaration for ever: whoever changes one gives it another name,
+    for the kernel cannot change a set that an older version left behind.
+    """
     words = WORDS[family]
     address, frontend, node_port = (
         words.address,
