@@ -16,9 +16,10 @@ from netplane.model.snapshot import Snapshot
 from netplane.plan.oracle import Decision, Deliver, Oracle, Packet, Untouched
 from netplane.plan.plan import Drop, Origin, Plan
 from netplane.plan.settings import PodRange, Settings
+from netplane.sources.fields import shown
 
 # 10.96.0.10:80/tcp   [fd00::a]:53/udp   10.96.0.10/icmp
-_DESTINATION = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:/\[\]]+))(?::(?P<port>\d+))?/(?P<protocol>\w+)\Z")
+_DESTINATION = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<four>[^:/\[\]]+))(?::(?P<port>[0-9]+))?/(?P<protocol>\w+)\Z")
 
 
 @click.group("packet")
@@ -74,20 +75,22 @@ def _destination(text: str) -> tuple[IPAddress, int, Protocol | None]:
     match = _DESTINATION.match(text)
     if not match:
         raise InputError(
-            f"destination {text!r}: write ADDRESS:PORT/PROTOCOL, like 10.96.0.10:80/tcp or [fd00::a]:53/udp"
+            f"destination {shown(text)}: write ADDRESS:PORT/PROTOCOL, like 10.96.0.10:80/tcp or [fd00::a]:53/udp"
         )
     try:
         address = ip_address(match["six"] or match["four"])
     except ValueError:
-        raise InputError(f"destination {text!r}: {match['six'] or match['four']!r} is not an IP address") from None
+        raise InputError(
+            f"destination {shown(text)}: {shown(match['six'] or match['four'])} is not an IP address"
+        ) from None
     name = match["protocol"].upper()
     if name in {"ICMP", "ICMPV6"}:
         return address, 0, None
     if name not in Protocol.__members__:
-        raise InputError(f"destination {text!r}: protocol {name.lower()!r} is none of tcp, udp, sctp, icmp")
-    port = int(match["port"] or 0)
+        raise InputError(f"destination {shown(text)}: protocol {shown(name.lower())} is none of tcp, udp, sctp, icmp")
+    port = int((match["port"] or "").lstrip("0")[:6] or 0)  # six digits are too many; thousands int() itself refuses
     if not 1 <= port <= 65535:
-        raise InputError(f"destination {text!r}: {name.lower()} needs a port from 1 to 65535")
+        raise InputError(f"destination {shown(text)}: {name.lower()} needs a port from 1 to 65535")
     return address, port, Protocol[name]
 
 
@@ -108,7 +111,7 @@ def _pod(text: str, to: IPAddress, snapshot: Snapshot, plan: Plan) -> tuple[IPAd
     pods = [pod for pod in snapshot.pods.values() if text in {str(pod.id), pod.id.name}]
     if len(pods) != 1:
         which = f"{len(pods)} Pods are called so" if pods else "no Pod is called so"
-        raise InputError(f"sender {text!r}: {which}; give a Pod as namespace/name, `node`, or an address")
+        raise InputError(f"sender {shown(text)}: {which}; give a Pod as namespace/name, `node`, or an address")
     address = _of_family(pods[0].addresses, to, f"Pod {pods[0].id}")
     if pods[0].host_network and pods[0].node == plan.node.name:
         return address, Origin.NODE
