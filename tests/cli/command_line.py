@@ -44,29 +44,30 @@ class Done:
 
 
 def netplane(*words: str, namespace: Namespace | None = None) -> Done:
-    """The command line, in `namespace` or one of its own: whatever a mistake does, it does not do it to the host."""
-    if namespace is not None:
-        return namespace.run(lambda: _main(words))
-    with Namespace() as own:
-        return own.run(lambda: _main(words))
+    """The command line, in a namespace: a new one unless given. Never in that of the tests, which is the host's."""
+    if namespace is None:
+        with Namespace() as scratch:
+            return scratch.run(lambda: _netplane(words))
+    return namespace.run(lambda: _netplane(words))
 
 
-def _main(words: tuple[str, ...]) -> Done:
+def process(*words: str, before: tuple[str, ...] = (), namespace: Namespace | None = None) -> Done:
+    """The same as a process of its own; `before` is a command that becomes it. It is killed after 20 s."""
+    if namespace is None:
+        with Namespace() as scratch:
+            return process(*words, before=before, namespace=scratch)
+    whole = (*before, sys.executable, "-m", "netplane", *words)
+    done = namespace.run(lambda: subprocess.run(whole, capture_output=True, text=True, check=False, timeout=20))
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def _netplane(words: tuple[str, ...]) -> Done:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main([*words])
         except SystemExit as ended:
-            assert isinstance(ended.code, int)
-            return Done(ended.code, out.getvalue(), err.getvalue())
-
-
-def process(*words: str, before: tuple[str, ...] = ()) -> Done:
-    """The same as a process of its own; `before` is a command that becomes it."""
-    command = (*before, sys.executable, "-m", "netplane", *words)
-    with Namespace() as own:
-        done = own.run(lambda: subprocess.run(command, capture_output=True, text=True, check=False, timeout=60))
-    return Done(done.returncode, done.stdout, done.stderr)
+            return Done(int(ended.code or 0), out.getvalue(), err.getvalue())
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
