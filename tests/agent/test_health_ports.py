@@ -141,8 +141,8 @@ def test_a_port_that_is_taken_is_said_once_and_answered_when_it_is_free(gate):
                 said["why"]
                 == f"Service shop/gateway: health check node port {PORT} on {OWN[4]}: Address already in use"
             )
-            assert ask(gate, 6) == answer(GONE, 0)
             agent.next("ready")
+            assert ask(gate, 6) == answer(GONE, 0)
             assert agent.is_quiet(0.3)
             taken.close()
             assert asked_until(gate, answer(OK, 1)) == answer(OK, 1)
