@@ -167,8 +167,11 @@ def _fields(done: Round | None) -> dict[str, object]:
 def _tell_ready(fd: int) -> None:
     """Write a byte to whoever started us, and tell systemd (sd_notify(3)) if it asked."""
     if fd >= 0:
-        os.write(fd, b"1")
-        os.close(fd)
+        try:
+            os.write(fd, b"1")
+            os.close(fd)
+        except OSError as error:  # whoever asked is not there any more, or gave a wrong number
+            log.warning("cannot tell that it is ready", extra={"why": f"--ready-fd {fd}: {error.strerror}"})
     if address := os.environ.get("NOTIFY_SOCKET"):
         try:
             _notify("\0" + address[1:] if address.startswith("@") else address)
