@@ -170,11 +170,11 @@ def _renew_claims(
             claims[key] = rest
     for entry in fresh.values():
         for key, claim in _wanted(entry):
-            rivals = claims.get(key)
-            if not rivals:
+            others = claims.get(key)
+            if not others:
                 claims[key] = (claim,)
-            elif claim not in rivals:
-                claims[key] = tuple(sorted((*rivals, claim)))
+            elif claim not in others:
+                claims[key] = tuple(sorted((*others, claim)))
                 contested.update(who for _, who in claims.get(key))
     return contested
 
