@@ -50,43 +50,23 @@ class _Table:
 
 def changes_from_found(found: Found, want: NftablesProgram) -> NftablesChanges:
     """Everything that differs between the kernel and the program."""
-    scripts = _Scripts()
-    remove: MutableElements = {}
-    replace: MutableElements = {}
-    add: MutableElements = {}
+    draft = _Draft()
     for family in sorted({*found, *want.structure}):
         if family not in want.structure:
-            scripts.delete_table(family)
+            draft.delete_table(family)
             continue
         table = found.get(family)
         whole = whole_structure(want, family)
         if table is None:
-            scripts.new_table(family)
+            draft.new_table(family)
             table = FoundTable()
         chains = {name: (chain.hook, chain.digests) for name, chain in table.chains.items()}
-        scripts.between(family, _Table(chains, table.sets), whole)
+        draft.structure(family, _Table(chains, table.sets), whole)
         wanted = whole_elements(want, family)
         for name in sorted({*table.elements, *wanted}):
             if name in whole.sets:
-                have, need = table.elements.get(name, {}), wanted.get(name, {})
-                _compare(have, need, (family, name), remove, replace, add)
-    return scripts.with_elements(remove, replace, add)
-
-
-def _compare(
-    have: Mapping[bytes, Data],
-    need: Mapping[bytes, Data],
-    where: SetName,
-    remove: MutableElements,
-    replace: MutableElements,
-    add: MutableElements,
-) -> None:
-    gone = {key: data for key, data in have.items() if key not in need}
-    other = {key: have[key] for key, data in need.items() if key in have and have[key] != data}
-    new = {key: data for key, data in need.items() if key not in have or key in other}
-    for kept, into in ((gone, remove), (other, replace), (new, add)):
-        if kept:
-            into.setdefault(where, {}).update(kept)
+                draft.elements((family, name), table.elements.get(name, {}), wanted.get(name, {}))
+    return draft.changes()
 
 
 @dataclass(slots=True)
@@ -115,29 +95,19 @@ class Applied:
             # A family comes or goes: rare, and cheaper to say as a whole.
             self._counts = Applied.of(want)._counts
             return changes_from_found(as_found(have), want)
-        scripts = _Scripts()
+        draft = _Draft()
         changed, removed = changes(have.parts, want.parts)
         before = [have.parts[each] for each in (*changed, *removed) if each in have.parts]
         after = [want.parts[each] for each in changed]
         for family in sorted(want.structure):
             old, new = have.structure[family], want.structure[family]
             if old is not new or _any_own(before, family) or _any_own(after, family):
-                scripts.between(family, _comparable(_with(old, before, family)), _with(new, after, family))
-        return scripts.with_elements(*self._element_changes(before, after))
-
-    def _element_changes(
-        self, before: list[Part], after: list[Part]
-    ) -> tuple[MutableElements, MutableElements, MutableElements]:
+                draft.structure(family, _comparable(_with(old, before, family)), _with(new, after, family))
         shared_before, shared_after = self._recount(before, after)
-        remove: MutableElements = {}
-        replace: MutableElements = {}
-        add: MutableElements = {}
-        have, need = _own(before), _own(after)
-        have.update(shared_before)
-        need.update(shared_after)
-        for where in sorted({*have, *need}):
-            _compare(have.get(where, {}), need.get(where, {}), where, remove, replace, add)
-        return remove, replace, add
+        held, needed = _own(before) | shared_before, _own(after) | shared_after
+        for where in sorted({*held, *needed}):
+            draft.elements(where, held.get(where, {}), needed.get(where, {}))
+        return draft.changes()
 
     def _recount(self, before: list[Part], after: list[Part]) -> tuple[MutableElements, MutableElements]:
         """Elements of shared sets that go with their last Service, and that come with their first."""
@@ -214,14 +184,17 @@ def as_found(program: NftablesProgram) -> Found:
     }
 
 
-class _Scripts:
-    """The structure part of changes, line by line."""
+class _Draft:
+    """Changes being written: structure line by line, elements by set."""
 
     def __init__(self) -> None:
         self._sets: list[str] = []
         self._chains: list[str] = []
         self._rules: list[str] = []
         self._swept: list[str] = []
+        self._remove: MutableElements = {}
+        self._replace: MutableElements = {}
+        self._add: MutableElements = {}
 
     def new_table(self, family: Family) -> None:
         self._sets.append(add_table(family))
@@ -229,7 +202,7 @@ class _Scripts:
     def delete_table(self, family: Family) -> None:
         self._swept.append(f"delete table {NFT_FAMILY[family]} {TABLE}")
 
-    def between(self, family: Family, have: _Table, want: Structure) -> None:
+    def structure(self, family: Family, have: _Table, want: Structure) -> None:
         """Chains and sets to write and to sweep."""
         at = f"{NFT_FAMILY[family]} {TABLE}"
         had_sets = frozenset(have.sets)
@@ -253,11 +226,20 @@ class _Scripts:
         self._swept.extend(f"delete chain {at} {name}" for name in gone)
         self._swept.extend(f"delete set {at} {name}" for name in sorted(had_sets - want.sets.keys()))
 
-    def with_elements(self, remove: MutableElements, replace: MutableElements, add: MutableElements) -> NftablesChanges:
+    def elements(self, where: SetName, have: Mapping[bytes, Data], need: Mapping[bytes, Data]) -> None:
+        """Elements of one set to remove, to give other data and to add."""
+        gone = {key: data for key, data in have.items() if key not in need}
+        other = {key: have[key] for key, data in need.items() if key in have and have[key] != data}
+        new = {key: data for key, data in need.items() if key not in have or key in other}
+        for kept, into in ((gone, self._remove), (other, self._replace), (new, self._add)):
+            if kept:
+                into.setdefault(where, {}).update(kept)
+
+    def changes(self) -> NftablesChanges:
         """The changes: replacing is part of make, removing what is not replaced is sweep."""
         return NftablesChanges(
             make_structure="".join(f"{line}\n" for line in (*self._sets, *self._chains, *self._rules)),
-            make_elements=ElementChanges(remove=replace, add=add),
-            sweep_elements=ElementChanges(remove=remove),
+            make_elements=ElementChanges(remove=self._replace, add=self._add),
+            sweep_elements=ElementChanges(remove=self._remove),
             sweep_structure="".join(f"{line}\n" for line in self._swept),
         )

@@ -7,7 +7,15 @@ from datetime import timedelta
 from enum import Enum
 
 from netplane.model.address import IPAddress
-from netplane.model.service import Ingress, Scope, Service, ServiceId, ServicePort, ServiceType
+from netplane.model.service import (
+    DEFAULT_AFFINITY_TIMEOUT,
+    Ingress,
+    Scope,
+    Service,
+    ServiceId,
+    ServicePort,
+    ServiceType,
+)
 from netplane.sources import fields, wire
 from netplane.sources.fields import Bad, Skip, each
 
@@ -145,7 +153,7 @@ def _affinity(spec: wire.ServiceSpec) -> timedelta | None:
     config = spec.sessionAffinityConfig
     seconds = config.clientIP.timeoutSeconds if config and config.clientIP else None
     field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
-    return timedelta(seconds=fields.number(10800 if seconds is None else seconds, field, high=86400))
+    return DEFAULT_AFFINITY_TIMEOUT if seconds is None else timedelta(seconds=fields.number(seconds, field, high=86400))
 
 
 def _health_check(spec: wire.ServiceSpec, kind: ServiceType, external: Scope) -> int:

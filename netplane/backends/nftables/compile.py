@@ -49,7 +49,7 @@ class NftablesBackend:
         """The program for `plan`; parts of Services that did not change are taken from `since`."""
         old = NftablesProgram()
         planned: Mapping[ServiceId, ServicePlan] = {}
-        if since is not None and since.plan.node == plan.node:
+        if since is not None:
             old, planned = since.program.nftables, since.plan.services
         changed, removed = changes(planned, plan.services)
         fresh = {service: spell(plan.services[service], plan.node.name) for service in changed}
