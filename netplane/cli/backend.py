@@ -8,7 +8,13 @@ import click
 
 from netplane.backends.backend import Backend, Requirement
 from netplane.backends.registry import BACKENDS, backend_named
-from netplane.cli.options import columns, from_option, node_option, output_option, planned, say, settings_options
+from netplane.cli.options import (
+    columns,
+    output_option,
+    plan_options,
+    planned,
+    say,
+)
 from netplane.cli.values import pending_value
 from netplane.errors import RequirementError
 from netplane.kernel import probe
@@ -55,9 +61,7 @@ def check(name: str, output: str) -> None:
 
 @group.command()
 @_NAME
-@from_option
-@node_option
-@settings_options
+@plan_options
 def render(name: str, source: Path, node: str, settings: Settings) -> None:
     """Print the program in the mechanism's own language; it changes nothing."""
     backend = backend_named(name)
@@ -66,9 +70,7 @@ def render(name: str, source: Path, node: str, settings: Settings) -> None:
 
 @group.command()
 @_NAME
-@from_option
-@node_option
-@settings_options
+@plan_options
 @output_option
 def diff(name: str, source: Path, node: str, settings: Settings, output: str) -> None:
     """Show what `apply` would change in the kernel now. Exits 1 if anything."""
@@ -78,9 +80,7 @@ def diff(name: str, source: Path, node: str, settings: Settings, output: str) ->
 
 @group.command()
 @_NAME
-@from_option
-@node_option
-@settings_options
+@plan_options
 @output_option
 def apply(name: str, source: Path, node: str, settings: Settings, output: str) -> None:
     """Make the kernel of this namespace do what the manifests mean, once."""

@@ -88,6 +88,11 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     return decorated
 
 
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What makes a plan: `--from`, `--node` and the settings."""
+    return from_option(node_option(settings_options(command)))
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What was loaded, and the plan made of it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from netplane.cli.options import from_option, node_option, output_option, planned, say, settings_options
+from netplane.cli.options import from_option, node_option, output_option, plan_options, planned, say, settings_options
 from netplane.cli.values import plan_value
 from netplane.plan.settings import Settings
 from netplane.plan.text import plan_text
@@ -19,9 +19,7 @@ def group() -> None:
 
 
 @group.command()
-@from_option
-@node_option
-@settings_options
+@plan_options
 @output_option
 def show(source: Path, node: str, settings: Settings, output: str) -> None:
     """Show the whole decision table of a node."""

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from netplane.cli.options import columns, from_option, node_option, output_option, planned, say, settings_options
+from netplane.cli.options import (
+    columns,
+    output_option,
+    plan_options,
+    planned,
+    say,
+)
 from netplane.cli.values import service_value
 from netplane.errors import InputError
 from netplane.model.service import ServiceId
@@ -21,9 +27,7 @@ def group() -> None:
 
 
 @group.command("list")
-@from_option
-@node_option
-@settings_options
+@plan_options
 @output_option
 def list_(source: Path, node: str, settings: Settings, output: str) -> None:
     """List every Service with its frontends and how many endpoints this node uses."""
@@ -53,9 +57,7 @@ def _rows(entry: ServicePlan, node: str) -> list[tuple[str, ...]]:
 
 @group.command()
 @click.argument("name")
-@from_option
-@node_option
-@settings_options
+@plan_options
 @output_option
 def explain(name: str, source: Path, node: str, settings: Settings, output: str) -> None:
     """Explain Service NAME (namespace/name, or name alone): where packets go, from whom, and why.
