@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from netplane.errors import Problem
-from netplane.kernel.host import Pending
+from netplane.kernel.mechanism import Pending
 from netplane.plan.oracle import Decision, Deliver, Untouched
 from netplane.plan.plan import Drop, Forward, FrontendRow, Origin, Plan, ServicePlan, Verdict
 

@@ -1,96 +1,37 @@
 """The host: every mechanism of a program, read and applied in one order.
 
 Order between mechanisms is `Host.MECHANISMS` and nowhere else: referents come before references, so making runs
-forward and sweeping backward. Cleaning up is applying the empty program.
+forward and sweeping backward. Cleaning up is applying the empty program, and changing the backend of a live node is
+applying another one: everything new is made before anything old is swept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from netplane.closing import Closing
-from netplane.kernel.nftables import NftablesDriver
-from netplane.programs.nftables_changes import Applied, changes_from_found
-from netplane.programs.nftables_text import changes_lines
+from netplane.kernel.mechanism import Drift, Mechanism, Pending
+from netplane.kernel.nftables_mechanism import NftablesMechanism
 from netplane.programs.program import Program
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """What one mechanism would do now: how much, how to do it, and how to say it."""
-
-    mechanism: str
-    made: int
-    swept: int
-    make: Callable[[], None]
-    sweep: Callable[[], None]
-    lines: Callable[[], list[str]]
-    """For people: `+ add chain ...`, `- 10.96.0.10 . tcp . 80`, in the order they would be carried out."""
-
-
-@dataclass(frozen=True, slots=True)
 class Summary:
-    """How much an apply made and swept, counted in lines and elements."""
+    """How much an apply made and swept, counted in lines and elements, and what somebody else had changed before.
+
+    `drift` is by mechanism, and only has those with any.
+    """
 
     made: int
     swept: int
+    drift: dict[str, Drift] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
         """Whether the kernel is not as it was before."""
         return bool(self.made or self.swept)
-
-
-class Mechanism(Protocol):
-    """One kernel mechanism, seen from the host."""
-
-    def pending(self, want: Program, *, reread: bool) -> Pending:
-        """What leads from what the kernel has to `want`.
-
-        With `reread` the kernel is asked; otherwise it is taken to have what was last applied, if that is known.
-        """
-
-    def forget(self) -> None:
-        """The last apply failed half-way: what the kernel has is not known any more."""
-
-    def close(self) -> None:
-        """Close sockets. The kernel keeps what it has."""
-
-
-class NftablesMechanism:
-    """nftables as a mechanism of the host."""
-
-    def __init__(self) -> None:
-        self._driver = NftablesDriver()
-        self._applied: Applied | None = None
-        self._mark = 0
-
-    def pending(self, want: Program, *, reread: bool) -> Pending:
-        """See `Mechanism.pending`. Where nobody else changed nftables since, there is nothing to read again."""
-        if self._applied is None or (reread and self._driver.mark() != self._mark):
-            self._mark = self._driver.mark()
-            changes = changes_from_found(self._driver.read(), want.nftables)
-            self._applied = Applied.of(want.nftables)
-        else:
-            changes = self._applied.changes_to(want.nftables)
-        return Pending(
-            mechanism="nftables",
-            made=changes.made(),
-            swept=changes.swept(),
-            make=lambda: self._driver.make(changes),
-            sweep=lambda: self._driver.sweep(changes),
-            lines=lambda: changes_lines(changes, want.nftables),
-        )
-
-    def forget(self) -> None:
-        """See `Mechanism.forget`."""
-        self._applied = None
-
-    def close(self) -> None:
-        """See `Mechanism.close`."""
-        self._driver.close()
 
 
 class Host(Closing):
@@ -104,7 +45,7 @@ class Host(Closing):
     def pending(self, want: Program) -> list[Pending]:
         """What `apply` would do, found by reading the kernel; nothing is changed."""
         try:
-            return [mechanism.pending(want, reread=True) for mechanism in self._mechanisms]
+            return [mechanism.pending(want, reread=True, sweep=True) for mechanism in self._mechanisms]
         finally:
             self._forget()
 
@@ -115,7 +56,7 @@ class Host(Closing):
         any failure converges.
         """
         try:
-            pending = [mechanism.pending(want, reread=reread) for mechanism in self._mechanisms]
+            pending = [mechanism.pending(want, reread=reread, sweep=sweep) for mechanism in self._mechanisms]
             for each in pending:
                 each.make()
             for each in reversed(pending if sweep else []):
@@ -125,7 +66,15 @@ class Host(Closing):
             raise
         if not sweep:
             self._forget()  # what stays beyond `want` is only known to the kernel
-        return Summary(sum(each.made for each in pending), sum(each.swept for each in pending if sweep))
+        return Summary(
+            made=sum(each.made for each in pending),
+            swept=sum(each.swept for each in pending if sweep),
+            drift={each.mechanism: each.drift for each in pending if each.drift},
+        )
+
+    def disturbed(self) -> bool:
+        """Whether somebody else may have changed what was last applied. Cheap; a full apply tells."""
+        return any(mechanism.disturbed() for mechanism in self._mechanisms)
 
     def close(self) -> None:
         """Close sockets. The kernel keeps what it has: the data path does not need us."""

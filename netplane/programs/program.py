@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from netplane.programs.iptables import IptablesProgram
 from netplane.programs.nftables import NftablesProgram
 
 
@@ -11,4 +12,5 @@ from netplane.programs.nftables import NftablesProgram
 class Program:
     """One field per mechanism. Cleaning up, and leaving a backend for another, is reconciling towards less."""
 
+    iptables: IptablesProgram = field(default_factory=IptablesProgram)
     nftables: NftablesProgram = field(default_factory=NftablesProgram)

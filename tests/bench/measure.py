@@ -18,8 +18,8 @@ from bench.nodes import BACKEND, Baseline, Netplane, Node, collecting_later, tim
 from bench.packets import Target, connect_times
 from netplane.backends.registry import backend_named
 from netplane.kernel.command import find, run
-from netplane.kernel.host import NftablesMechanism
 from netplane.kernel.netns import Namespace
+from netplane.kernel.nftables_mechanism import NftablesMechanism
 from netplane.plan.node import plan_node
 from netplane.plan.settings import Settings
 

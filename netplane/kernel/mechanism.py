@@ -1,0 +1,68 @@
+"""What the host asks of each kernel mechanism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
+
+from netplane.programs.program import Program
+
+DRIFT_NAMED = 20
+"""Differences that are named in a report of drift; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What differed from what was last applied, because somebody else changed it. Empty if nothing did."""
+
+    count: int = 0
+    named: tuple[str, ...] = ()
+    """The first few, as `Pending.lines` says them: what has to be done to repair them."""
+
+    def __bool__(self) -> bool:
+        return bool(self.count)
+
+    @classmethod
+    def of(cls, count: int, lines: list[str]) -> Drift:
+        """`count` differences, of which `lines` name the repair."""
+        return cls(count, tuple(islice(lines, DRIFT_NAMED)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What one mechanism would do now: how much, how to do it, and how to say it."""
+
+    mechanism: str
+    made: int
+    swept: int
+    make: Callable[[], None]
+    sweep: Callable[[], None]
+    lines: Callable[[], list[str]]
+    """For people: `+ add chain ...`, `- 10.96.0.10 . tcp . 80`, in the order they would be carried out."""
+    drift: Drift = field(default_factory=Drift)
+
+
+class Mechanism(Protocol):
+    """One kernel mechanism, seen from the host."""
+
+    @property
+    def name(self) -> str:
+        """`nftables`: what its part of a program is called."""
+
+    def pending(self, want: Program, *, reread: bool, sweep: bool) -> Pending:
+        """What leads from what the kernel has to `want`.
+
+        With `reread` the kernel is asked; otherwise it is taken to have what was last applied, if that is known.
+        Without `sweep` nothing will be removed: a mechanism that can do both at one stroke leaves the second out.
+        """
+
+    def disturbed(self) -> bool:
+        """Whether somebody else may have changed what was last applied. Cheap: asked twice a second."""
+
+    def forget(self) -> None:
+        """The last apply failed half-way: what the kernel has is not known any more."""
+
+    def close(self) -> None:
+        """Close sockets. The kernel keeps what it has."""

@@ -1,0 +1,63 @@
+"""nftables as a mechanism of the host."""
+
+from __future__ import annotations
+
+from netplane.kernel.mechanism import Drift, Pending
+from netplane.kernel.nftables import NftablesDriver
+from netplane.programs.nftables import Found, NftablesProgram
+from netplane.programs.nftables_changes import Applied, changes_from_found
+from netplane.programs.nftables_text import changes_lines
+from netplane.programs.program import Program
+
+
+class NftablesMechanism:
+    """Our nftables tables in the network namespace of the thread that creates it."""
+
+    name = "nftables"
+
+    def __init__(self) -> None:
+        self._driver = NftablesDriver()
+        self._applied: Applied | None = None
+        self._program = NftablesProgram()
+        self._mark = 0
+
+    def pending(self, want: Program, *, reread: bool, sweep: bool) -> Pending:  # noqa: ARG002  not at one stroke
+        """See `Mechanism.pending`. Where nobody else changed nftables since, there is nothing to read again."""
+        drift = Drift()
+        if self._applied is None or (reread and self.disturbed()):
+            self._mark = self._driver.mark()
+            found = self._driver.read()
+            drift = self._drift(found)
+            changes = changes_from_found(found, want.nftables)
+            self._applied = Applied.of(want.nftables)
+        else:
+            changes = self._applied.changes_to(want.nftables)
+        self._program = want.nftables
+        return Pending(
+            mechanism=self.name,
+            made=changes.made(),
+            swept=changes.swept(),
+            make=lambda: self._driver.make(changes),
+            sweep=lambda: self._driver.sweep(changes),
+            lines=lambda: changes_lines(changes, want.nftables),
+            drift=drift,
+        )
+
+    def disturbed(self) -> bool:
+        """See `Mechanism.disturbed`. True also after any change of a table that is not ours."""
+        return self._driver.mark() != self._mark
+
+    def forget(self) -> None:
+        """See `Mechanism.forget`."""
+        self._applied = None
+
+    def close(self) -> None:
+        """See `Mechanism.close`."""
+        self._driver.close()
+
+    def _drift(self, found: Found) -> Drift:
+        """What somebody else did to what we applied; nothing where we do not know what we applied."""
+        if self._applied is None:
+            return Drift()
+        repair = changes_from_found(found, self._program)
+        return Drift.of(repair.made() + repair.swept(), changes_lines(repair, self._program))

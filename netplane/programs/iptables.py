@@ -1,0 +1,79 @@
+"""The state of the chains that are ours in the iptables tables.
+
+Text is exactly what `iptables-save` prints, so that comparing with the kernel is comparing strings: nothing is parsed,
+and a rule that differs in any detail is seen. Chains carry kube-proxy's names: a chain whose name says so is ours,
+whoever wrote it (docs/decisions/0012).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from netplane.model.address import Family
+from netplane.model.service import ServiceId
+from netplane.programs.iptables_tree import Tree
+
+TableKey = tuple[Family, str]
+"""One table of the kernel: `(Family.IPV4, "nat")`."""
+
+Rules = tuple[str, ...]
+"""The rules of a chain in order, each as `iptables-save` prints it after `-A CHAIN `."""
+
+Chains = Mapping[str, Rules]
+
+FILTER, NAT, MANGLE = "filter", "nat", "mangle"
+TABLES = (FILTER, NAT, MANGLE)
+"""The tables we look into, in the order they are written: what is refused must be known before what is translated."""
+
+MARKER = "NETPLANE"
+"""An empty chain in every table we keep. Without it, chains of our names were written by kube-proxy or a stranger."""
+
+_FIXED = frozenset({
+    "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL",
+    "KUBE-POSTROUTING", "KUBE-MARK-MASQ", "KUBE-PROXY-CANARY", MARKER,
+})  # fmt: skip
+_HASHED = re.compile(r"KUBE-(?:SVC|SVL|EXT|FW|SEP)-[A-Z2-7]{16}\Z")
+_BRANCH = re.compile(r"KUBE-(?:IP|PORT)-[0-9A-Za-z./:]{1,20}\Z")
+
+
+def is_ours(chain: str) -> bool:
+    """Whether a chain of this name belongs to a Service proxy: to netplane, or to kube-proxy before it.
+
+    Chains of the kubelet (KUBE-FIREWALL, KUBE-IPTABLES-HINT, KUBE-KUBELET-CANARY, KUBE-MARK-DROP) are not ours.
+    """
+    return chain in _FIXED or bool(_HASHED.match(chain) or _BRANCH.match(chain))
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A rule of a built-in chain that leads to one of ours: `PREROUTING`, `-m comment ... -j KUBE-SERVICES`."""
+
+    chain: str
+    rule: str
+
+
+class Part(Protocol):
+    """The chains one Service has of its own. Rendered when asked: the text of 100 000 endpoints is not kept."""
+
+    def chains(self) -> Mapping[TableKey, Chains]:
+        """The same for the same part, always."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a table has however many Services there are. `jumps` stand first in their chains, in this order."""
+
+    chains: Chains = field(default_factory=dict)
+    jumps: tuple[Jump, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IptablesProgram:
+    """A table that is not in `frames` has nothing of ours. Roots of `trees`, the dispatch, are not in `frames`."""
+
+    frames: Mapping[TableKey, Frame] = field(default_factory=dict)
+    trees: Mapping[TableKey, tuple[Tree, ...]] = field(default_factory=dict)
+    parts: Mapping[ServiceId, Part] = field(default_factory=dict)
