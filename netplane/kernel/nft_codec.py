@@ -92,9 +92,9 @@ def get_generation() -> Request:
     return _request(_GET_GENERATION, Family.IPV4)
 
 
-def get_table(family: Family) -> Request:
-    """Ask for our table."""
-    return _request(_GET_TABLE, family, text(1, TABLE))
+def get_table(family: Family, name: str = TABLE) -> Request:
+    """Ask for a table, ours unless another is named."""
+    return _request(_GET_TABLE, family, text(1, name))
 
 
 def get_chains(family: Family) -> Request:

@@ -7,7 +7,7 @@ remembers elements: what the kernel has is read from the kernel.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENOENT
@@ -19,6 +19,8 @@ from netplane.kernel.netlink import NetlinkSocket, Refused, Request
 from netplane.kernel.nft_codec import KernelSet
 from netplane.model.address import Family
 from netplane.programs.nftables import (
+    KUBE_PROXY_COMMENT,
+    KUBE_PROXY_TABLE,
     NFT_FAMILY,
     TABLE,
     TABLE_COMMENT,
@@ -97,16 +99,33 @@ class NftablesDriver(Closing):
     def _generation(self) -> bytes:
         return nft_codec.generation(self._socket.ask(nft_codec.get_generation(), "read the generation")[0])
 
+    def kube_proxy(self) -> tuple[Family, ...]:
+        """The families in which kube-proxy's own table stands: its name, with the comment it writes."""
+        return tuple(family for family in Family if self._comment(family, KUBE_PROXY_TABLE) == KUBE_PROXY_COMMENT)
+
+    def sweep_kube_proxy(self, families: Iterable[Family]) -> None:
+        """Remove kube-proxy's tables of these families, if they are still there and still its own."""
+        for family in set(families) & set(self.kube_proxy()):
+            table = f"{NFT_FAMILY[family]} {KUBE_PROXY_TABLE}"
+            with self._counting():
+                command.run("nft", f"delete table {table}", mechanism=_MECHANISM, doing=f"remove table {table}")
+
+    def _comment(self, family: Family, table: str) -> str | None:
+        """The comment of a table, "" without; None if there is no such table."""
+        try:
+            answers = self._socket.ask(nft_codec.get_table(family, table), f"read table {NFT_FAMILY[family]} {table}")
+        except Refused as refused:
+            if refused.refusal.errno == ENOENT:
+                return None
+            raise
+        return nft_codec.table_comment(answers[0])
+
     def _owned(self, family: Family) -> bool:
         """Whether our table exists. Raises OwnershipError if it is somebody else's."""
         name = f"{NFT_FAMILY[family]} {TABLE}"
-        try:
-            answers = self._socket.ask(nft_codec.get_table(family), f"read table {name}")
-        except Refused as refused:
-            if refused.refusal.errno == ENOENT:
-                return False
-            raise
-        comment = nft_codec.table_comment(answers[0])
+        comment = self._comment(family, TABLE)
+        if comment is None:
+            return False
         if comment != TABLE_COMMENT:
             raise OwnershipError(
                 f"nftables: table {name} is not ours: its comment is {comment!r}, not {TABLE_COMMENT!r}; "

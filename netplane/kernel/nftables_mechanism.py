@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from netplane.kernel.mechanism import Drift, Pending
 from netplane.kernel.nftables import NftablesDriver
-from netplane.programs.nftables import Found, NftablesProgram
+from netplane.model.address import Family
+from netplane.programs.nftables import KUBE_PROXY_TABLE, NFT_FAMILY, Found, NftablesChanges, NftablesProgram
 from netplane.programs.nftables_changes import Applied, changes_from_found
 from netplane.programs.nftables_text import changes_lines
 from netplane.programs.program import Program
@@ -24,9 +25,11 @@ class NftablesMechanism:
     def pending(self, want: Program, *, reread: bool, sweep: bool) -> Pending:  # noqa: ARG002  not at one stroke
         """See `Mechanism.pending`. Where nobody else changed nftables since, there is nothing to read again."""
         drift = Drift()
+        leftovers: tuple[Family, ...] = ()
         if self._applied is None or (reread and self.disturbed()):
             self._mark = self._driver.mark()
             found = self._driver.read()
+            leftovers = self._driver.kube_proxy() if want.serves else ()
             drift = self._drift(found)
             changes = changes_from_found(found, want.nftables)
             self._applied = Applied.of(want.nftables)
@@ -36,12 +39,16 @@ class NftablesMechanism:
         return Pending(
             mechanism=self.name,
             made=changes.made(),
-            swept=changes.swept(),
+            swept=changes.swept() + len(leftovers),
             make=lambda: self._driver.make(changes),
-            sweep=lambda: self._driver.sweep(changes),
-            lines=lambda: changes_lines(changes, want.nftables),
+            sweep=lambda: self._sweep(changes, leftovers),
+            lines=lambda: [*changes_lines(changes, want.nftables), *_leftover_lines(leftovers)],
             drift=drift,
         )
+
+    def _sweep(self, changes: NftablesChanges, leftovers: tuple[Family, ...]) -> None:
+        self._driver.sweep(changes)
+        self._driver.sweep_kube_proxy(leftovers)
 
     def disturbed(self) -> bool:
         """See `Mechanism.disturbed`. True also after any change of a table that is not ours."""
@@ -61,3 +68,7 @@ class NftablesMechanism:
             return Drift()
         repair = changes_from_found(found, self._program)
         return Drift.of(repair.made() + repair.swept(), changes_lines(repair, self._program))
+
+
+def _leftover_lines(families: tuple[Family, ...]) -> list[str]:
+    return [f"- delete table {NFT_FAMILY[family]} {KUBE_PROXY_TABLE} (kube-proxy's own)" for family in families]

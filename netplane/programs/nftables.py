@@ -19,6 +19,9 @@ TABLE = "netplane"
 TABLE_COMMENT = "made by netplane"
 """How a table says it is ours, to a process with no memory: a table of this name without it is somebody else's."""
 
+KUBE_PROXY_TABLE, KUBE_PROXY_COMMENT = "kube-proxy", "rules for kube-proxy"
+"""What kube-proxy 1.29 and later calls its own table and writes into its comment: what a take-over removes."""
+
 NFT_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 
 

@@ -14,3 +14,8 @@ class Program:
 
     iptables: IptablesProgram = field(default_factory=IptablesProgram)
     nftables: NftablesProgram = field(default_factory=NftablesProgram)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it wants anything at all. Only who serves takes over from kube-proxy, and removes its rules."""
+        return bool(self.iptables.frames or self.nftables.structure)
