@@ -76,6 +76,15 @@ class Host(Closing):
         """Whether somebody else may have changed what was last applied. Cheap; a full apply tells."""
         return any(mechanism.disturbed() for mechanism in self._mechanisms)
 
+    def mark(self) -> tuple[object, ...]:
+        """Equal for as long as nobody else changed anything where we keep our state. Cheap."""
+        return tuple(mechanism.mark() for mechanism in self._mechanisms)
+
+    @property
+    def told(self) -> bool:
+        """Whether kernel/events.py hears of all that others change; if not, `disturbed` has to be asked."""
+        return all(mechanism.told for mechanism in self._mechanisms)
+
     def close(self) -> None:
         """Close sockets. The kernel keeps what it has: the data path does not need us."""
         for mechanism in self._mechanisms:

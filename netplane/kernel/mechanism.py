@@ -51,6 +51,10 @@ class Mechanism(Protocol):
     def name(self) -> str:
         """`nftables`: what its part of a program is called."""
 
+    @property
+    def told(self) -> bool:
+        """Whether kernel/events.py hears of what others change here; if not, `disturbed` has to be asked."""
+
     def pending(self, want: Program, *, reread: bool, sweep: bool) -> Pending:
         """What leads from what the kernel has to `want`.
 
@@ -60,6 +64,9 @@ class Mechanism(Protocol):
 
     def disturbed(self) -> bool:
         """Whether somebody else may have changed what was last applied. Cheap: asked twice a second."""
+
+    def mark(self) -> object:
+        """Equal for as long as nobody else changed anything where this mechanism keeps its state. Cheap."""
 
     def forget(self) -> None:
         """The last apply failed half-way: what the kernel has is not known any more."""

@@ -15,6 +15,7 @@ class NftablesMechanism:
     """Our nftables tables in the network namespace of the thread that creates it."""
 
     name = "nftables"
+    told = True
 
     def __init__(self) -> None:
         self._driver = NftablesDriver()
@@ -53,6 +54,10 @@ class NftablesMechanism:
     def disturbed(self) -> bool:
         """See `Mechanism.disturbed`. True also after any change of a table that is not ours."""
         return self._driver.mark() != self._mark
+
+    def mark(self) -> int:
+        """See `Mechanism.mark`."""
+        return self._driver.mark()
 
     def forget(self) -> None:
         """See `Mechanism.forget`."""
