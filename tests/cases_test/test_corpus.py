@@ -42,7 +42,8 @@ def test_the_oracle_answers_what_packets_txt_says(folder: Path) -> None:
         decision = oracles.decide(line.probe)
         answer = named(decision.outcome, line.probe.protocol, case.topology)
         if answer != line.expected:
-            wrong.append(f"{folder.name}:{line.number}: {line.text}\n  the oracle: {say(answer)} ({decision.reason})")
+            said = say(answer, case.topology)
+            wrong.append(f"{folder.name}:{line.number}: {line.text}\n  the oracle: {said} ({decision.reason})")
     assert not wrong, "\n".join(wrong)
 
 
