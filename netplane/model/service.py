@@ -11,6 +11,7 @@ from netplane.model.address import IPAddress, IPNetwork, Protocol
 
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
+REMOVED_ENDPOINTS_ANNOTATION = "netplane.dev/removed-endpoints"
 DEFAULT_AFFINITY_TIMEOUT = timedelta(seconds=10800)
 
 
@@ -59,6 +60,15 @@ class Scope(Enum):
     LOCAL = "Local"
 
 
+class RemovedEndpoints(Enum):
+    """What becomes of established TCP connections to an endpoint that no longer serves (our own annotation)."""
+
+    KEEP = "keep"
+    """They go on for as long as the endpoint answers."""
+    RESET = "reset"
+    """They end at the client's next packet."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServicePort:
     """One entry of `spec.ports`. `target` is a number or the name of a container port; `node_port` 0 is none."""
@@ -94,5 +104,6 @@ class Service:
     affinity: timedelta | None = None
     health_check_node_port: int = 0
     publish_not_ready: bool = False
+    removed_endpoints: RemovedEndpoints = RemovedEndpoints.KEEP
     selector: tuple[tuple[str, str], ...] = ()
     labels: frozenset[tuple[str, str]] = field(default=frozenset())

@@ -10,7 +10,7 @@ from enum import Enum
 from netplane.errors import Problem
 from netplane.model.address import Family, IPAddress, IPNetwork, Protocol, family_of, host_port
 from netplane.model.endpoint import EndpointState
-from netplane.model.service import ServiceId, ServicePortId
+from netplane.model.service import RemovedEndpoints, ServiceId, ServicePortId
 from netplane.model.snapshot import Snapshot
 from netplane.plan.settings import Settings
 
@@ -173,7 +173,7 @@ class PortPlan:
     """The rows of one Service port in one family, with what else is decided there.
 
     `serving` are all endpoints that still answer, ready or draining, whatever the policy: conntrack entries of
-    UDP flows to any other address are stale (`stale.py`).
+    UDP flows to any other are stale (`stale.py`), and those of TCP connections if `removed_endpoints` says so.
     """
 
     id: ServicePortId
@@ -181,6 +181,7 @@ class PortPlan:
     rows: tuple[FrontendRow, ...]
     serving: tuple[Endpoint, ...]
     notes: tuple[Note, ...] = ()
+    removed_endpoints: RemovedEndpoints = RemovedEndpoints.KEEP
 
 
 @dataclass(frozen=True, slots=True)

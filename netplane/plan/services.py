@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 
 from netplane.errors import Problem
-from netplane.model.address import Family, IPAddress, IPNetwork, family_of
+from netplane.model.address import Family, IPAddress, IPNetwork, Protocol, family_of
 from netplane.model.endpoint import EndpointSlice, EndpointState
 from netplane.model.service import (
     HEADLESS_LABEL,
     PROXY_NAME_LABEL,
+    REMOVED_ENDPOINTS_ANNOTATION,
+    RemovedEndpoints,
     Scope,
     Service,
     ServicePort,
@@ -130,7 +132,13 @@ def _plan_port(service: Service, port: ServicePort, family: Family, slices: Slic
     rows += _load_balancer_rows(addresses, port_id, external, place.facts)
     if port.node_port:
         rows.append(FrontendRow(addresses.node_port(), FrontendKind.NODE_PORT, port_id, external))
-    return PortPlan(port_id, family, tuple(rows), choice.serving, choice.notes + addresses.notes())
+    notes = choice.notes + addresses.notes() + tuple(_ends(service, port))
+    return PortPlan(port_id, family, tuple(rows), choice.serving, notes, service.removed_endpoints)
+
+
+def _ends(service: Service, port: ServicePort) -> Iterator[Note]:
+    if service.removed_endpoints is RemovedEndpoints.RESET and port.protocol is Protocol.TCP:
+        yield Note(REMOVED_ENDPOINTS_ANNOTATION, "connections to an endpoint that no longer serves are reset")
 
 
 def for_cluster_ip(internal: Scope, pools: Pools, *, masquerade_all: bool) -> Verdicts:

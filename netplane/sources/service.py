@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
 
 from netplane.model.address import IPAddress
 from netplane.model.service import (
     DEFAULT_AFFINITY_TIMEOUT,
+    REMOVED_ENDPOINTS_ANNOTATION,
     Ingress,
+    RemovedEndpoints,
     Scope,
     Service,
     ServiceId,
@@ -56,6 +58,7 @@ def service_of(read: wire.Service, id: ServiceId, skip: Skip) -> Service:
         affinity=_affinity(spec),
         health_check_node_port=_health_check(spec, kind, external),
         publish_not_ready=bool(spec.publishNotReadyAddresses),
+        removed_endpoints=_removed_endpoints(read.metadata.annotations, skip),
         selector=tuple(sorted(fields.labels(spec.selector, "spec.selector"))),
         labels=fields.labels(read.metadata.labels, "metadata.labels"),
     )
@@ -154,6 +157,17 @@ def _affinity(spec: wire.ServiceSpec) -> timedelta | None:
     seconds = config.clientIP.timeoutSeconds if config and config.clientIP else None
     field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
     return DEFAULT_AFFINITY_TIMEOUT if seconds is None else timedelta(seconds=fields.number(seconds, field, high=86400))
+
+
+def _removed_endpoints(annotations: Mapping[str, object] | None, skip: Skip) -> RemovedEndpoints:
+    value = (annotations or {}).get(REMOVED_ENDPOINTS_ANNOTATION)
+    field = f"metadata.annotations[{REMOVED_ENDPOINTS_ANNOTATION}]"
+    try:
+        # The API server lets any value pass: a wrong one must not take the Service away.
+        return fields.word(value if value is None else str(value), field, RemovedEndpoints.KEEP)
+    except Bad as bad:
+        skip(bad.field, f"{bad.why}; connections are kept")
+        return RemovedEndpoints.KEEP
 
 
 def _health_check(spec: wire.ServiceSpec, kind: ServiceType, external: Scope) -> int:
