@@ -1,4 +1,7 @@
-"""Which nftables rules a probe meets on a node: sends it once more while the kernel traces it."""
+"""Which rules a probe meets on a node: sends it once more while the kernel traces it.
+
+Rules of nftables are shown as `nft` says them, those of iptables, in either variant, as `iptables-save` does.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +21,67 @@ from netplane.lab.asking import Asking
 from netplane.lab.namespaces import Lab
 from netplane.lab.observe import nodes_on_path
 from netplane.lab.probe import Probe
+from netplane.lab.rule_log import Logged, RuleLog, legacy_families
+from netplane.lab.rule_texts import RuleTexts
+from netplane.model.address import Protocol
 
 _TABLE = "netplane-lab-trace"
 _SECONDS = 10.0
 _POLL_SECONDS = 0.002
 _NETFILTER = "12"
-_MOST = 24
-_EVENT = re.compile(r"trace id (?P<id>\S+) (?P<where>\S+ \S+ \S+) (?P<what>(?:rule|policy|verdict|unknown).*)")
+_MOST = 48
+_EVENT = re.compile(
+    r"trace id (?P<id>\S+) (?P<family>\S+) (?P<table>\S+) (?P<chain>\S+) (?P<what>(?:rule|policy|verdict|unknown).*)"
+)
+_RULE = re.compile(r"rule (?P<text>.*) # handle (?P<handle>\d+) (?P<verdict>\(verdict .*\))")
 
 
 def rules_for(lab: Lab, probe: Probe) -> tuple[str, ...]:
     """What one packet of the probe met, in order, on each node that may decide: `n1: ip TABLE CHAIN: rule ...`.
 
     Uses a table of its own, which is gone afterwards; other tables are not touched. The monitors are ended.
+    Rules of legacy iptables come after those of nftables: the two do not say when.
     """
     names = [node.name for node in nodes_on_path(probe, lab.topology)]
-    with ExitStack() as files:
-        outputs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in names]
-        with ExitStack() as watching:
-            for name, output in zip(names, outputs, strict=True):
-                watching.enter_context(_monitored(lab.nodes[name], probe, output))
-            with Asking(lab) as asking:
-                asking.send(probe, 1)
-                asking.wait()
-        for output in outputs:
-            output.seek(0)
-        return tuple(f"{name}: {rule}" for name, text in zip(names, outputs, strict=True) for rule in _matched(text))
+    with ExitStack() as watching:
+        met = [watching.enter_context(_watched(lab.nodes[name], probe)) for name in names]
+        with Asking(lab) as asking:
+            asking.send(probe, 1)
+            asking.wait()
+    return tuple(f"{name}: {rule}" for name, rules in zip(names, met, strict=True) for rule in rules)
+
+
+@contextmanager
+def _watched(node: Namespace, probe: Probe) -> Iterator[list[str]]:
+    """A list that is filled, when the context ends, with what the packets traced in it met."""
+    met: list[str] = []
+    with tempfile.TemporaryFile("w+") as output, _logged(node) as log:
+        with _monitored(node, probe, output):
+            yield met
+        output.seek(0)
+        met += node.run(lambda: [*_matched(output), *_of_legacy(log)])
+
+
+@contextmanager
+def _logged(node: Namespace) -> Iterator[RuleLog | None]:
+    """The log of rules of legacy iptables, if this node has any."""
+    families = node.run(legacy_families)
+    if not families:
+        yield None
+        return
+    log = node.run(lambda: RuleLog(families))
+    try:
+        yield log
+    finally:
+        node.run(log.close)
 
 
 @contextmanager
 def _monitored(node: Namespace, probe: Probe, output: IO[str]) -> Iterator[None]:
     """`nft monitor trace` writes to `output`, listening from the start and having read all at the end."""
+    words = ("nft", "-a", "monitor", "trace")
     node.run(lambda: command.run("nft", "-f", "-", stdin=_script(probe), mechanism="trace", doing="start"))
-    monitor = node.run(lambda: subprocess.Popen(("nft", "monitor", "trace"), stdout=output, stderr=subprocess.DEVNULL))
+    monitor = node.run(lambda: subprocess.Popen(words, stdout=output, stderr=subprocess.DEVNULL))
     try:
         node.run(lambda: _wait("listen", lambda: _listens(monitor.pid)))
         yield
@@ -64,13 +95,14 @@ def _monitored(node: Namespace, probe: Probe, output: IO[str]) -> Iterator[None]
 
 
 def _script(probe: Probe) -> str:
-    """Mark the probe's own packets for tracing, before anybody else sees them."""
+    """Mark the first packet of the probe's connection for tracing, before anybody else sees it."""
     ip = "ip" if probe.family == 4 else "ip6"
     icmp = "icmp" if probe.family == 4 else "icmpv6"
     what = f"meta l4proto {probe.protocol or icmp} {ip} saddr {probe.source} {ip} daddr {probe.destination}"
     port = f" th dport {probe.port}" if probe.protocol else ""
+    first = " tcp flags & (syn | ack) == syn" if probe.protocol is Protocol.TCP else ""
     chains = "".join(
-        f"chain {hook} {{ type filter hook {hook} priority -400; {what}{port} meta nftrace set 1; }}\n"
+        f"chain {hook} {{ type filter hook {hook} priority -400; {what}{port}{first} meta nftrace set 1; }}\n"
         for hook in ("prerouting", "output")
     )
     return f"table inet {_TABLE} {{\n{chains}}}\n"
@@ -101,8 +133,32 @@ def _sockets(pid: int) -> list[list[str]]:
     return [row for row in rows if row[1] == _NETFILTER and row[2] == str(pid)]
 
 
-def _matched(output: Iterable[str]) -> tuple[str, ...]:
+def _matched(output: Iterable[str]) -> Iterator[str]:
     """The events of the first packet traced; later packets of a connection only repeat its fate."""
     events = [found for line in output if (found := _EVENT.match(line)) and _TABLE not in line]
-    first = [event for event in events if event["id"] == events[0]["id"]]
-    return tuple(f"{event['where']}: {event['what'].strip()}" for event in first[:_MOST])
+    texts = RuleTexts()
+    for event in [event for event in events if event["id"] == events[0]["id"]][:_MOST]:
+        yield f"{event['family']} {event['table']} {event['chain']}: {_spelled(event, texts)}"
+
+
+def _spelled(event: re.Match[str], texts: RuleTexts) -> str:
+    rule = _RULE.match(event["what"])
+    if rule is None:
+        return event["what"].strip()
+    said = texts.of_handle(event["family"], event["table"], event["chain"], int(rule["handle"]))
+    return f"rule {said or rule['text'].strip()} {rule['verdict']}"
+
+
+def _of_legacy(log: RuleLog | None) -> Iterator[str]:
+    """What the packet met in the tables of legacy iptables, up to the first thing it meets again: a repetition."""
+    texts = RuleTexts()
+    for each in _once(log.read() if log else ()):
+        said = texts.of_number(each.family, each.table, each.chain, each.number) if each.kind == "rule" else ""
+        yield f"legacy {each.family} {each.table} {each.chain}: {each.kind} {said}".rstrip()
+
+
+def _once(logged: Iterable[Logged]) -> list[Logged]:
+    """Without what the same packet, sent once more, met: it starts again with the very first."""
+    found = [*logged]
+    again = next((n for n, each in enumerate(found) if n and each == found[0]), len(found))
+    return found[:again][:_MOST]
