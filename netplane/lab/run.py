@@ -29,6 +29,7 @@ from netplane.lab.namespaces import Lab
 from netplane.lab.observe import Question, observe
 from netplane.lab.outcome import named, say
 from netplane.lab.servers import Servers, open_doors
+from netplane.lab.strangers import move_in
 from netplane.lab.trace import rules_for
 from netplane.plan.oracle import Decision
 
@@ -138,6 +139,7 @@ def standing(case: Case) -> Iterator[Lab]:
     """The lab of a case, up, with servers for everything its packets may reach, and no program on any node."""
     probed = {(line.probe.protocol, line.probe.port) for line in case.lines if line.probe.protocol}
     with Lab(case.topology) as lab, Servers() as servers:
+        move_in(lab, case.folder)
         open_doors(servers, lab, [(protocol, port) for protocol, port in probed if protocol])
         yield lab
 

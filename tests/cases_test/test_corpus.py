@@ -19,6 +19,7 @@ from netplane.kernel.command import run
 from netplane.kernel.netns import Namespace
 from netplane.lab.cases import Case, find_cases, load_case
 from netplane.lab.outcome import named, say
+from netplane.lab.strangers import FOREIGN_FILE
 from netplane.model.address import Family, Protocol
 
 FOLDERS = find_cases([CASES])
@@ -58,7 +59,7 @@ def test_a_case_has_all_it_must_have_and_nothing_else(folder: Path) -> None:
     must = {"cluster.yaml", "packets.txt", "plan.txt", *(f"{name}.txt" for name in BACKENDS)}
     found = {path.name for path in folder.iterdir()}
     assert must <= found
-    assert all(name == "settings.yaml" or name.endswith((".yaml", ".json")) for name in found - must)
+    assert all(name == FOREIGN_FILE or name.endswith((".yaml", ".json")) for name in found - must)
 
 
 @every_case
