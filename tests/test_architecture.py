@@ -46,7 +46,7 @@ OUTSIDE_HOME: dict[str, str] = {
 ONLY_ON_USE = frozenset({"rich", "scapy"})
 
 # Drivers: what each reads and applies is its own; the order between them is kernel/host.py's.
-DRIVERS = frozenset({"nftables", "links", "sysctls", "conntrack"})
+DRIVERS = frozenset({"iptables", "nftables", "links", "sysctls", "conntrack"})
 
 # Standard modules that touch the world; pure folders have no use for them.
 # fmt: off

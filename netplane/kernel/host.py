@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from netplane.closing import Closing
+from netplane.kernel.iptables_mechanism import IptablesMechanism
+from netplane.kernel.iptables_variants import AUTO
 from netplane.kernel.mechanism import Drift, Mechanism, Pending
 from netplane.kernel.nftables_mechanism import NftablesMechanism
+from netplane.kernel.transactions import OwnTransactions
 from netplane.programs.program import Program
 
 
@@ -34,13 +37,24 @@ class Summary:
         return bool(self.made or self.swept)
 
 
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """What cannot be found out about a host, or shall not be. `iptables_variant` is one of its module's WISHES."""
+
+    iptables_variant: str = AUTO
+
+
 class Host(Closing):
     """The network namespace of the thread that creates it. Used by one thread at a time."""
 
-    MECHANISMS: ClassVar[tuple[Callable[[], Mechanism], ...]] = (NftablesMechanism,)
+    MECHANISMS: ClassVar[tuple[Callable[[HostOptions, OwnTransactions], Mechanism], ...]] = (
+        lambda options, own: IptablesMechanism(options.iptables_variant, own),
+        lambda _, own: NftablesMechanism(own),
+    )
 
-    def __init__(self) -> None:
-        self._mechanisms: list[Mechanism] = [mechanism() for mechanism in self.MECHANISMS]
+    def __init__(self, options: HostOptions | None = None) -> None:
+        own = OwnTransactions()
+        self._mechanisms: list[Mechanism] = [mechanism(options or HostOptions(), own) for mechanism in self.MECHANISMS]
 
     def pending(self, want: Program) -> list[Pending]:
         """What `apply` would do, found by reading the kernel; nothing is changed."""
@@ -73,8 +87,8 @@ class Host(Closing):
         )
 
     def disturbed(self) -> bool:
-        """Whether somebody else may have changed what was last applied. Cheap; a full apply tells."""
-        return any(mechanism.disturbed() for mechanism in self._mechanisms)
+        """Whether somebody else may have changed what kernel/events.py does not hear of. Cheap; a full apply tells."""
+        return any(mechanism.disturbed() for mechanism in self._mechanisms if not mechanism.told)
 
     def mark(self) -> tuple[object, ...]:
         """Equal for as long as nobody else changed anything where we keep our state. Cheap."""

@@ -17,6 +17,7 @@ from netplane.errors import KernelError, OwnershipError
 from netplane.kernel import command, netlink, nft_codec
 from netplane.kernel.netlink import NetlinkSocket, Refused, Request
 from netplane.kernel.nft_codec import KernelSet
+from netplane.kernel.transactions import OwnTransactions
 from netplane.model.address import Family
 from netplane.programs.nftables import (
     KUBE_PROXY_COMMENT,
@@ -45,10 +46,10 @@ _DIGEST = re.compile(r"(?:.* )?([0-9a-f]{8})\Z")
 class NftablesDriver(Closing):
     """Our tables in the network namespace of the thread that creates the driver. Used by one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: OwnTransactions | None = None) -> None:
         self._socket = NetlinkSocket(netlink.NETFILTER, _MECHANISM)
         self._sets: dict[SetName, KernelSet] = {}  # declarations do not change unless a script of ours runs
-        self._commits = 0
+        self._own = own or OwnTransactions()
 
     def read(self) -> Found:
         """What is in our tables, at one moment; elements of dynamic sets are left out.
@@ -79,11 +80,11 @@ class NftablesDriver(Closing):
         self._run(changes.sweep_structure, "sweep structure")
 
     def mark(self) -> int:
-        """A number that stays the same for as long as nobody but this driver changes nftables in this namespace.
+        """A number that stays the same for as long as nobody but the drivers of this host changes nftables here.
 
         The kernel numbers its transactions; this is the number of the last one less those made here.
         """
-        return int.from_bytes(self._generation()) - self._commits
+        return int.from_bytes(self._generation()) - self._own.count
 
     def close(self) -> None:
         """Close the netlink socket; what was made stays."""
@@ -94,7 +95,7 @@ class NftablesDriver(Closing):
         """Counts the transaction made meanwhile. One that changed nothing has no number: the kernel gave it none."""
         before = self._generation()
         yield
-        self._commits += self._generation() != before
+        self._own.count += self._generation() != before
 
     def _generation(self) -> bytes:
         return nft_codec.generation(self._socket.ask(nft_codec.get_generation(), "read the generation")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from netplane.kernel.mechanism import Drift, Pending
 from netplane.kernel.nftables import NftablesDriver
+from netplane.kernel.transactions import OwnTransactions
 from netplane.model.address import Family
 from netplane.programs.nftables import KUBE_PROXY_TABLE, NFT_FAMILY, Found, NftablesChanges, NftablesProgram
 from netplane.programs.nftables_changes import Applied, changes_from_found
@@ -17,8 +18,8 @@ class NftablesMechanism:
     name = "nftables"
     told = True
 
-    def __init__(self) -> None:
-        self._driver = NftablesDriver()
+    def __init__(self, own: OwnTransactions | None = None) -> None:
+        self._driver = NftablesDriver(own)
         self._applied: Applied | None = None
         self._program = NftablesProgram()
         self._mark = 0
