@@ -1,4 +1,6 @@
 """The root daemon of a node: *when* to plan, compile and apply. What to apply is decided elsewhere.
 
-`reconcile.py` does one round, `pace.py` says when the next is due, `loop.py` runs them on events and signals.
+`loop.py` waits for events, signals, questions and the clock; `pace.py` says when the next round is due; `work.py`
+does it in a thread (`reconcile.py` is one round). Never holds state that the kernel
+could tell it. Read `loop.py` first.
 """

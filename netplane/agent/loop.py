@@ -1,7 +1,7 @@
-"""The daemon: waits for changes of the source, signals and the clock, and reconciles.
+"""The daemon: waits for changes of the source and of the kernel, signals, questions and the clock, and reconciles.
 
 SIGTERM and SIGINT end the process and leave the data path as it is: established and new connections go on
-without it. SIGHUP reads the whole source again.
+without it. SIGHUP reads the whole source again. What takes long is done by `work.py` in a thread of its own.
 """
 
 from __future__ import annotations
@@ -12,90 +12,166 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
+from netplane import __version__
+from netplane.agent.control import ControlServer
 from netplane.agent.health import HealthServers
-from netplane.agent.pace import Limits, Pace
-from netplane.agent.reconcile import Reconciler, Round
+from netplane.agent.lock import SOCKET, NamespaceMark, RunDirectory
+from netplane.agent.pace import Pace, Reach
+from netplane.agent.reconcile import Round
+from netplane.agent.status import Facts, History
+from netplane.agent.systemd import Systemd
+from netplane.agent.telling import (
+    connections_value,
+    memory,
+    now,
+    repair_fields,
+    round_fields,
+    tell_ready,
+    tracked,
+)
+from netplane.agent.work import AgentOptions, NotSwitched, Switched, Work
 from netplane.backends.backend import Backend
-from netplane.errors import NetplaneError, Problem
+from netplane.backends.registry import backend_named
+from netplane.errors import InputError, KernelError, NetplaneError, Problem
+from netplane.kernel.events import RulesetEvents
 from netplane.kernel.host import Host
-from netplane.plan.settings import Settings
-from netplane.sources.manifests import Loaded, ManifestDirectory
 from netplane.sources.watch import Watcher
+
+Said = TypeVar("Said")
+Order = asyncio.Future[dict[str, Any]]
 
 log = logging.getLogger("netplane.agent")
 
+POLL_SECONDS = 0.5
+"""How often mechanisms are asked whose changes nobody tells."""
+STUCK_SECONDS = 300.0
+"""After so long at one piece of work systemd's watchdog hears nothing more."""
 
-@dataclass(frozen=True, slots=True)
-class AgentOptions:
-    """How to run. `ready_fd` is written one byte after the first successful round, -1 for none."""
 
-    node: str
-    source: Path
-    backend: Backend
-    settings: Settings
-    limits: Limits = field(default_factory=Limits)
-    ready_fd: int = -1
+def hold_reloads() -> None:
+    """Let SIGHUP wait until somebody can understand it: unhandled it would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 def run_agent(options: AgentOptions) -> None:
-    """Run until a signal ends it. Raises NetplaneError if the very first round cannot work."""
+    """Run until a signal ends it.
+
+    Raises NetplaneError if the very first round cannot work, OwnershipError if another agent is at work here.
+    """
     # What is made until the first round is done stays. Collections would visit it again and again for nothing, and
     # cost a third of the time (scripts/bench).
     gc.disable()
     try:
-        with Host() as host, Watcher(options.source) as watcher:  # watch before reading: no change may fall between
-            asyncio.run(_Agent(options, host, watcher).run())
+        with (
+            RunDirectory.made(options.run_directory) as place,
+            place.lock(),
+            NamespaceMark() as mark,
+            Host() as host,
+            RulesetEvents() as events,
+            Watcher(options.source) as watcher,  # watch before reading: no change may fall between
+            _listening(place) as questions,
+        ):
+            asyncio.run(_Agent(options, host, events, watcher, mark, questions).run())
     finally:
         gc.enable()
 
 
+@contextmanager
+def _listening(place: RunDirectory) -> Iterator[socket.socket]:
+    with place.listen() as made:
+        try:
+            yield made
+        finally:
+            place.remove(SOCKET)
+
+
 class _Agent:
-    def __init__(self, options: AgentOptions, host: Host, watcher: Watcher) -> None:
-        self._options = options
-        self._watcher = watcher
-        self._source = ManifestDirectory(options.source)
-        self._loaded: Loaded = self._source.refresh(None)
-        self._reconciler = Reconciler(options.node, options.settings, options.backend, host)
+    def __init__(
+        self,
+        options: AgentOptions,
+        host: Host,
+        events: RulesetEvents,
+        watcher: Watcher,
+        mark: NamespaceMark,
+        questions: socket.socket,
+    ) -> None:
+        self._options, self._host, self._events, self._watcher, self._mark = options, host, events, watcher, mark
+        self._work = Work(options, host)
+        self._thread = ThreadPoolExecutor(1, "rounds")
+        self._history = History(now())
         self._problems: frozenset[Problem] = frozenset()
-        self._failure = ""
         self._health = HealthServers()
+        self._systemd = Systemd()
+        self._control = ControlServer(questions, self._answer)
+        self._unread: frozenset[Path] | None = None  # what of the source changed; None: everything may have
+        self._culprit = ""
+        self._polling: asyncio.TimerHandle | None = None
+        self._busy = self._reloading = self._stop = False
+        self._orders: deque[tuple[Backend, Order]] = deque()
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._stop = False
-        self._pace = Pace(self._options.limits, loop.time())
+        self._pace = Pace(self._options.limits, self._loop.time())
+        self._listen()
+        await self._control.start()
+        try:
+            await self._start()
+            while not self._stop:
+                await self._wait()
+                if self._stop:
+                    break
+                if self._orders:
+                    await self._carry_out(*self._orders.popleft())
+                elif self._loop.time() >= self._pace.due():
+                    await self._round()
+        finally:
+            self._systemd.stopping()
+            for _, order in self._orders:
+                _answer_order(order, KernelError(mechanism="agent", doing="switch the backend", said="it ends"))
+            self._control.close()
+            self._health.close()
+            self._thread.shutdown()
+
+    def _listen(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, number)
-        loop.add_signal_handler(signal.SIGHUP, self._refresh, None)
-        loop.add_reader(self._watcher.fileno(), self._source_changed)
-        first = self._round(loop.time(), first=True)
-        await self._answer_health()
+            self._loop.add_signal_handler(number, self._end, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        self._loop.add_reader(self._watcher.fileno(), self._source_changed)
+        self._loop.add_reader(self._events.fileno(), self._kernel_changed)
+        self._loop.add_reader(self._mark.fileno(), self._mark.answer)
+        if self._mark.squatter:
+            log.warning("cannot be sure to be the only agent here", extra={"name taken by": self._mark.squatter})
+        if self._systemd.watchdog_seconds:
+            self._alive()
+
+    async def _start(self) -> None:
+        first = await self._round()
         gc.collect()
         gc.freeze()
         gc.enable()
-        log.info("ready", extra=_fields(first) | {"node": self._options.node, "backend": self._options.backend.name})
-        _tell_ready(self._options.ready_fd)
-        while not self._stop:
-            await self._wait(loop)
-            if not self._stop and loop.time() >= self._pace.due():
-                self._round(loop.time(), first=False)
-                await self._answer_health()
-        self._health.close()
+        if first is None or self._stop:
+            return
+        log.info("ready", extra=round_fields(first) | {"node": self._options.node, "backend": self._work.backend.name})
+        tell_ready(self._options.ready_fd)
+        self._systemd.ready()
+        self._say_how_it_is()
 
-    async def _answer_health(self) -> None:
-        self._health.healthy = not self._failure
-        if plan := self._reconciler.plan:
-            await self._health.update(self._reconciler.health_checks(), plan.node, plan.settings)
+    # --- what happens meanwhile -------------------------------------------------------------------------------------
 
-    async def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _wait(self) -> None:
         self._wake.clear()
-        delay = self._pace.due() - loop.time()
-        if delay > 0:
+        delay = self._pace.due() - self._loop.time()
+        if delay > 0 and not self._orders and not self._stop:
             try:
                 await asyncio.wait_for(self._wake.wait(), delay)
             except TimeoutError:
@@ -106,6 +182,11 @@ class _Agent:
         self._stop = True
         self._wake.set()
 
+    def _reload(self) -> None:
+        self._systemd.reloading()
+        self._reloading = True
+        self._read_again(None)
+
     def _source_changed(self) -> None:
         try:
             changed = self._watcher.changed()
@@ -113,73 +194,206 @@ class _Agent:
             log.error("cannot watch the source; it is read every round", extra={"why": str(error)})
             changed = None
         if changed is None or changed:
-            self._refresh(changed)
+            self._read_again(changed)
 
-    def _refresh(self, changed: Iterable[Path] | None) -> None:
-        self._loaded = self._source.refresh(changed)
+    def _read_again(self, changed: frozenset[Path] | None) -> None:
+        self._unread = None if changed is None or self._unread is None else self._unread | changed
         self._pace.changed()
         self._wake.set()
 
-    def _round(self, now: float, *, first: bool) -> Round | None:
-        whole = self._pace.whole(now)
-        if whole and not first:
-            self._loaded = self._source.refresh(None)  # inotify cannot see everything
-        try:
-            done = self._reconciler.reconcile(self._loaded.snapshot, whole=whole, sweep=self._loaded.complete)
-        except NetplaneError as error:
-            if first:
-                raise
-            self._pace.failed(asyncio.get_running_loop().time())
-            if str(error) != self._failure:
-                log.error("cannot reconcile; the last good state stays and is tried again", extra={"why": str(error)})
-            self._failure = str(error)
-            return None
-        self._pace.done(asyncio.get_running_loop().time(), whole=whole)
-        if self._failure:
-            log.info("recovered", extra={"from": self._failure})
-            self._failure = ""
-        if done.summary.changed and not first:
-            log.info("reconciled", extra=_fields(done))
-        self._report_problems()
+    def _kernel_changed(self) -> None:
+        if by := self._events.read(self._work.reconciler.program):
+            self._disturbed(by)
+
+    def _disturbed(self, by: str) -> None:
+        """Somebody changed what is ours. Until it is repaired it does not matter what else changes."""
+        self._events.leave()
+        self._culprit = self._culprit or by
+        self._pace.disturbed()
+        self._wake.set()
+
+    def _poll_later(self) -> None:
+        if self._polling is None and not self._host.told:
+            self._polling = self._loop.call_later(POLL_SECONDS, self._poll)
+
+    def _poll(self) -> None:
+        self._polling = None
+        self._poll_later()
+        if not self._busy and not self._pace.repairing and self._host_says(self._host.disturbed):
+            self._disturbed("")
+
+    def _alive(self) -> None:
+        self._loop.call_later(self._systemd.watchdog_seconds / 2, self._alive)
+        if self._history.busy_seconds(now()) < STUCK_SECONDS:
+            self._systemd.alive()
+
+    # --- rounds -----------------------------------------------------------------------------------------------------
+
+    async def _round(self) -> Round | None:
+        """One round; what it did, None if it failed. The very first one raises."""
+        done: Round | None = None
+        reloading, self._reloading = self._reloading, False
+        with self._deaf():
+            reach = self._pace.start(self._loop.time())
+            changed, self._unread = self._unread, frozenset()
+            self._history.begin(now(), "round")
+            try:
+                done = await self._loop.run_in_executor(self._thread, self._work.round, changed, reach)
+            except NetplaneError as error:
+                if not self._history.started:
+                    raise
+                self._failed(error)
+            else:
+                self._done(done, reach)
+        if reloading:
+            self._systemd.ready()
+        await self._answer_health()
         return done
+
+    @contextmanager
+    def _deaf(self) -> Iterator[None]:
+        """Hear nothing of what the kernel tells, for it is our own doing, but miss nothing that others do meanwhile."""
+        mark = self._host_says(self._host.mark)
+        self._events.leave()
+        if by := self._events.drain(self._work.reconciler.program):
+            self._disturbed(by)
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+        self._poll_later()
+        if self._pace.repairing:
+            return
+        self._events.join()
+        if self._host_says(self._host.mark) != mark:
+            self._disturbed("")
+
+    def _done(self, done: Round, reach: Reach) -> None:
+        failure, started = self._history.failure, self._history.started
+        repairs = self._history.done(now(), done, whole=reach is not Reach.CHANGES, by=self._culprit)
+        self._pace.done(self._loop.time(), reach)
+        if reach is not Reach.CHANGES:
+            self._culprit = ""
+        for repair in repairs:
+            log.warning("drift repaired", extra=repair_fields(repair))
+        if failure:
+            log.info("recovered", extra={"from": failure})
+        if done.summary.changed and started:
+            log.info("reconciled", extra=round_fields(done))
+        self._report_problems()
+        if failure:
+            self._say_how_it_is()
+
+    def _failed(self, error: NetplaneError) -> None:
+        before, why = self._history.failure, str(error)
+        self._history.failed(now(), why)
+        self._pace.failed(self._loop.time())
+        self._unread = None
+        if why != before:
+            log.error("cannot reconcile; the last good state stays and is tried again", extra={"why": why})
+            self._say_how_it_is()
+
+    def _host_says(self, what: Callable[[], Said]) -> Said | None:
+        """What a cheap question gets; None if the kernel does not answer, for the next round will say why."""
+        try:
+            return what()
+        except NetplaneError:
+            return None
+
+    async def _answer_health(self) -> None:
+        self._health.healthy = not self._history.failure
+        if plan := self._work.reconciler.plan:
+            await self._health.update(self._work.reconciler.health_checks(), plan.node, plan.settings)
 
     def _report_problems(self) -> None:
         """Each problem once when it appears and once when it is gone."""
-        problems = frozenset((*self._loaded.problems, *self._reconciler.problems()))
+        problems = frozenset((*self._work.loaded.problems, *self._work.reconciler.problems()))
         for problem in sorted(problems - self._problems):
             log.warning("problem", extra={"what": str(problem)})
         for problem in sorted(self._problems - problems):
             log.info("problem solved", extra={"what": str(problem)})
         self._problems = problems
 
+    def _say_how_it_is(self) -> None:
+        how = f"failing: {self._history.failure}" if self._history.failure else "the kernel is up to date"
+        self._systemd.status(f"{self._work.backend.name}: {how}")
 
-def _fields(done: Round | None) -> dict[str, object]:
-    if done is None:
-        return {}
-    return {
-        "services": done.services,
-        "made": done.summary.made,
-        "swept": done.summary.swept,
-        "seconds": round(done.seconds, 4),
-    }
+    # --- questions and orders ---------------------------------------------------------------------------------------
+
+    async def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        match question:
+            case {"ask": "status"}:
+                return self._status()
+            case {"ask": "backend", "backend": str(name)}:
+                order: Order = self._loop.create_future()
+                self._orders.append((backend_named(name), order))
+                self._wake.set()
+                return await order
+        raise InputError("the agent does not understand the question; is it of another version?")
+
+    async def _carry_out(self, to: Backend, order: Order) -> None:
+        """Switch the backend, and say what came of it."""
+        was = self._work.backend
+        if to is was:
+            _answer_order(order, {"from": was.name, "to": to.name, "changed": False, "connections": None})
+            return
+        with self._deaf():
+            self._history.begin(now(), f"switch to {to.name}")
+            try:
+                done = await self._loop.run_in_executor(self._thread, self._work.switch, to)
+            except NotSwitched as error:
+                self._not_switched(error)
+                _answer_order(order, error)
+            else:
+                self._switched(was, done)
+                found = connections_value(done.connections)
+                _answer_order(order, {"from": was.name, "to": to.name, "changed": True, "connections": found})
+        await self._answer_health()
+
+    def _switched(self, was: Backend, done: Switched) -> None:
+        to, found = self._work.backend.name, done.connections
+        self._history.switched(now(), was.name, to, connections_value(found))
+        lasting = f"--backend {to} makes it last; a restart goes back to {self._options.backend.name}"
+        configured = to == self._options.backend.name
+        fields = round_fields(done.round) | {"from": was.name, "to": to} | (connections_value(found) or {})
+        log.info("backend switched", extra=fields if configured else fields | {"note": lasting})
+        self._done(done.round, Reach.KERNEL)
+        self._say_how_it_is()
+
+    def _not_switched(self, error: NotSwitched) -> None:
+        log.error("backend not switched", extra={"why": str(error)})
+        if error.restored:
+            self._history.refused()
+        else:
+            self._failed(error)
+
+    def _status(self) -> dict[str, Any]:
+        plan, at = self._work.reconciler.plan, now()
+        facts = Facts(
+            pid=os.getpid(),
+            version=__version__,
+            node=self._options.node,
+            configured=self._options.backend.name,
+            running=self._work.backend.name,
+            source=str(self._options.source),
+            complete=self._work.loaded.complete,
+            services=len(plan.services) if plan else 0,
+            frontends=self._work.reconciler.frontends,
+            problems=tuple(sorted(self._problems)),
+            due=at + timedelta(seconds=max(self._pace.due() - self._loop.time(), 0.0)),
+            memory=memory(),
+            connections=tracked(),
+        )
+        return self._history.value(at, facts)
 
 
-def _tell_ready(fd: int) -> None:
-    """Write a byte to whoever started us, and tell systemd (sd_notify(3)) if it asked."""
-    if fd >= 0:
-        try:
-            os.write(fd, b"1")
-            os.close(fd)
-        except OSError as error:  # whoever asked is not there any more, or gave a wrong number
-            log.warning("cannot tell that it is ready", extra={"why": f"--ready-fd {fd}: {error.strerror}"})
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        try:
-            _notify("\0" + address[1:] if address.startswith("@") else address)
-        except (OSError, ValueError) as error:
-            # The kernel is up to date whoever knows it; systemd itself decides what silence means.
-            log.warning("cannot tell systemd that it is ready", extra={"why": f"NOTIFY_SOCKET={address}: {error}"})
-
-
-def _notify(address: str) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-        notify.sendto(b"READY=1", address)
+def _answer_order(order: Order, answer: dict[str, Any] | NetplaneError) -> None:
+    """Whoever gave the order may have gone."""
+    if order.done():
+        return
+    if isinstance(answer, NetplaneError):
+        order.set_exception(answer)
+        order.exception()  # nobody may be waiting to retrieve it
+    else:
+        order.set_result(answer)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
+
+REPAIR_SECONDS = 1.0
+"""Rounds that only repair what somebody else changed are at least so far apart: two who fight do not eat the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,43 +22,75 @@ class Limits:
     retry: float = 0.5
 
 
+class Reach(IntEnum):
+    """What a round looks at; each includes those before it."""
+
+    CHANGES = 0
+    """What the source said it changed, against what was applied last."""
+    KERNEL = 1
+    """All that the kernel has."""
+    EVERYTHING = 2
+    """The whole source, too: not every change of it can be seen."""
+
+
 class Pace:
-    """Decides from what happened when to reconcile next, and whether to read the kernel whole."""
+    """Decides from what happened when to reconcile next, and how far to look.
+
+    Between `start` of a round and its `done` or `failed` things go on happening; they are the next round's business.
+    """
 
     def __init__(self, limits: Limits, now: float) -> None:
         self._limits = limits
         self._changed = True
+        self._disturbed = False
         self._failures = 0
         self._last = now - limits.at_least
         self._last_whole = now - limits.at_most
+        self._last_repair = now - REPAIR_SECONDS
 
     def changed(self) -> None:
         """The source has something new."""
         self._changed = True
 
-    def done(self, now: float, *, whole: bool) -> None:
-        """A round succeeded."""
+    def disturbed(self) -> None:
+        """Somebody else changed something of ours in the kernel."""
+        self._disturbed = True
+
+    @property
+    def repairing(self) -> bool:
+        """Whether a round that repairs is to come: what else is disturbed until then makes no difference."""
+        return self._disturbed
+
+    def start(self, now: float) -> Reach:
+        """A round begins. How far it has to look."""
         self._changed = False
+        repair = self._disturbed and now >= self._last_repair + REPAIR_SECONDS
+        everything = bool(self._failures) or now >= self._last_whole + self._limits.at_most
+        if self._disturbed and (repair or everything):
+            self._disturbed = False
+            self._last_repair = now
+        return Reach.EVERYTHING if everything else Reach.KERNEL if repair else Reach.CHANGES
+
+    def done(self, now: float, reach: Reach) -> None:
+        """The round succeeded."""
         self._failures = 0
         self._last = now
-        if whole:
+        if reach is Reach.EVERYTHING:
             self._last_whole = now
 
     def failed(self, now: float) -> None:
-        """A round failed: try again, whole, later and later."""
-        self._changed = False
+        """The round failed: try again, whole, later and later."""
         self._failures += 1
         self._last = now
-
-    def whole(self, now: float) -> bool:
-        """Whether a round at `now` should compare everything with the kernel."""
-        return self._failures > 0 or now >= self._last_whole + self._limits.at_most
 
     def due(self) -> float:
         """The instant of the next round."""
         if self._failures:
-            doublings = 0 if self._changed else min(self._failures - 1, 16)
+            doublings = 0 if self._changed or self._disturbed else min(self._failures - 1, 16)
             wait: float = self._limits.retry * 2.0**doublings
             return self._last + min(wait, self._limits.at_most)
+        wanted = self._last_whole + self._limits.at_most
+        if self._disturbed:
+            wanted = min(wanted, self._last_repair + REPAIR_SECONDS)
         soon = self._last + self._limits.at_least
-        return soon if self._changed else max(soon, self._last_whole + self._limits.at_most)
+        return soon if self._changed else max(soon, wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from netplane.backends.backend import Backend, Compiled
@@ -15,6 +15,7 @@ from netplane.model.table import changes
 from netplane.plan.node import plan_node
 from netplane.plan.plan import HealthCheck, Plan, ServicePlan
 from netplane.plan.settings import Settings
+from netplane.programs.program import Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Reconciler:
         self._compiled: Compiled | None = None
         self._problems: dict[str, tuple[Problem, ...]] = {}
         self._health: dict[ServiceId, tuple[HealthCheck, ...]] = {}
+        self.frontends = 0
+        """How many there are, as of the last successful round."""
 
     def reconcile(self, snapshot: Snapshot, *, whole: bool, sweep: bool) -> Round:
         """Make the kernel do what `snapshot` means; with `whole`, by comparing everything with the kernel.
@@ -62,6 +65,11 @@ class Reconciler:
         """The plan of the last successful round."""
         return self._compiled.plan if self._compiled else None
 
+    @property
+    def program(self) -> Program:
+        """The program of the last successful round, the empty one before."""
+        return self._compiled.program if self._compiled else Program()
+
     def health_checks(self) -> list[HealthCheck]:
         """The health check node ports of the last successful round, by Service."""
         return [check for _, checks in sorted(self._health.items()) for check in checks]
@@ -70,6 +78,8 @@ class Reconciler:
         """Keep what the agent tells others: problems and health checks. Returns how many Services changed."""
         planned: Mapping[ServiceId, ServicePlan] = before.services if before else {}
         changed, removed = changes(planned, plan.services)
+        self.frontends -= _rows(planned[each] for each in (*removed, *changed) if each in planned)
+        self.frontends += _rows(plan.services[each] for each in changed)
         for service in (*removed, *changed):
             self._problems.pop(str(service), None)
             self._health.pop(service, None)
@@ -81,3 +91,7 @@ class Reconciler:
                 self._health[service] = entry.health
         self._problems[""] = plan.problems
         return len(changed)
+
+
+def _rows(entries: Iterable[ServicePlan]) -> int:
+    return sum(len(port.rows) for entry in entries for port in entry.ports)

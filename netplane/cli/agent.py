@@ -8,12 +8,16 @@ from typing import Any
 
 import click
 
+from netplane.agent.control import ask
+from netplane.agent.lock import RUN_DIRECTORY
 from netplane.agent.logs import log_to_stderr
-from netplane.agent.loop import AgentOptions, run_agent
+from netplane.agent.loop import hold_reloads, run_agent
 from netplane.agent.pace import Limits
-from netplane.backends.registry import backend_named
+from netplane.agent.work import AgentOptions
+from netplane.backends.registry import BACKENDS, backend_named
+from netplane.cli.agent_text import status_text, switch_text
 from netplane.cli.backend import require
-from netplane.cli.options import backend_option, from_option, node_option, settings_options
+from netplane.cli.options import backend_option, from_option, node_option, output_option, say, settings_options
 from netplane.plan.settings import Settings
 
 
@@ -31,6 +35,7 @@ class _Seconds(click.FloatRange):
 
 
 _SECONDS = _Seconds()
+_STATUS_SECONDS, _SWITCH_SECONDS = 10.0, 600.0
 
 
 @click.group("agent")
@@ -38,11 +43,21 @@ def group() -> None:
     """The root daemon of a node."""
 
 
+_run_dir_option = click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    default=RUN_DIRECTORY,
+    show_default=True,
+    help="Folder of the agent's pid file and socket; only root may write there.",
+)
+
+
 @group.command()
 @from_option
 @node_option
 @backend_option
 @settings_options
+@_run_dir_option
 @click.option("--at-least", type=_SECONDS, default=0.05, show_default=True, help="Seconds between two rounds.")
 @click.option("--at-most", type=_SECONDS, default=30.0, show_default=True, help="Seconds between full comparisons.")
 @click.option("--log", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -52,6 +67,7 @@ def run(
     node: str,
     backend: str,
     settings: Settings,
+    run_dir: Path,
     at_least: float,
     at_most: float,
     style: str,
@@ -60,9 +76,39 @@ def run(
     """Keep this namespace's kernel doing what the manifests mean, until SIGTERM.
 
     Edit a manifest and only what changed is applied. SIGTERM leaves the data path working; `netplane backend clean`
-    removes it.
+    removes it. One agent runs in a network namespace; a second one is refused.
     """
+    hold_reloads()
     log_to_stderr(style)
     chosen = backend_named(backend)
     require(chosen)
-    run_agent(AgentOptions(node, source, chosen, settings, Limits(at_least=at_least, at_most=at_most), ready_fd))
+    limits = Limits(at_least=at_least, at_most=at_most)
+    run_agent(AgentOptions(node, source, chosen, settings, require, limits, run_dir, ready_fd))
+
+
+@group.command()
+@_run_dir_option
+@output_option
+def status(run_dir: Path, output: str) -> None:
+    """Ask the running agent what it did, what failed and since when. Exits 1 if it is not healthy now."""
+    found = ask(run_dir, {"ask": "status"}, _STATUS_SECONDS)
+    say(output, found, status_text(found))
+    if found["state"] != "healthy":
+        raise click.exceptions.Exit(1)
+
+
+@group.command("backend")
+@click.argument("name", metavar="BACKEND", type=click.Choice(sorted(BACKENDS)))
+@_run_dir_option
+@output_option
+def backend_(name: str, run_dir: Path, output: str) -> None:
+    """Switch the running agent to BACKEND. Exits 1 if a connection broke.
+
+    All that BACKEND needs is made before anything of the present one is removed, so new connections work throughout
+    and established ones go on. If it cannot serve, the present one stays. A restart goes back to what the agent was
+    started with.
+    """
+    found = ask(run_dir, {"ask": "backend", "backend": name}, _SWITCH_SECONDS)
+    say(output, found, switch_text(found))
+    if (found["connections"] or {}).get("broken"):
+        raise click.exceptions.Exit(1)

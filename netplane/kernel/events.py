@@ -56,8 +56,10 @@ class Generation(NamedTuple):
 
 def concerns(change: Change, want: Program) -> bool:
     """Whether a change may be one of what is ours, where `want` was applied: all of it is made, all else is swept."""
-    if change.table in (nftables.TABLE, nftables.KUBE_PROXY_TABLE):
+    if change.table == nftables.TABLE:
         return True
+    if change.table == nftables.KUBE_PROXY_TABLE:
+        return want.serves
     if change.table not in iptables.TABLES:
         return False
     if iptables.is_ours(change.chain):

@@ -180,9 +180,11 @@ class _Agent:
     def __init__(self, namespace: Namespace, node: str, case: Case, backend: str) -> None:
         self._node = node
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by stop()
+        self._run_directory = tempfile.TemporaryDirectory(prefix="netplane-lab-")
         self._ready, told = os.pipe()
         words = (sys.executable, "-m", "netplane", "agent", "run", "--node", node, "--from", str(case.folder.resolve()))
-        options = ("--backend", backend, "--ready-fd", str(told), *case.settings.options)
+        place = ("--run-dir", self._run_directory.name)
+        options = ("--backend", backend, *place, "--ready-fd", str(told), *case.settings.options)
         self._process = namespace.run(
             lambda: subprocess.Popen(
                 (*words, *options), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(told,)
@@ -208,6 +210,7 @@ class _Agent:
             self._process.wait()
         os.close(self._ready)
         self._log.close()
+        self._run_directory.cleanup()
 
 
 def _recorded(lab: Lab, case: Case, backend: str, options: RunOptions) -> AbstractContextManager[None]:

@@ -114,15 +114,21 @@ class Agent(Closing):
     """The real process, logging JSON. Closing it ends it, and then it must not have printed a traceback."""
 
     def __init__(
-        self, namespace: Namespace, folder: Path, *options: str, environment: Mapping[str, str] | None = None
+        self,
+        namespace: Namespace,
+        folder: Path,
+        run_dir: Path,
+        *options: str,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.said: list[dict[str, Any]] = []
+        self.run_dir = run_dir
         self.raw: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         ready, tell = os.pipe()
         self._ready = ready
         try:
-            words = (*words_of(folder), "--log", "json", "--ready-fd", str(tell), *options)
+            words = (*words_of(folder, run_dir), "--log", "json", "--ready-fd", str(tell), *options)
             self.process = namespace.run(
                 lambda: subprocess.Popen(
                     words,
@@ -206,6 +212,7 @@ class Node(Closing):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.run_dir = folder.with_name("run")
         folder.mkdir(exist_ok=True)
         self.write("nodes", NODES)
         self.namespace = Namespace()
@@ -222,11 +229,11 @@ class Node(Closing):
 
     def agent(self, *options: str, environment: Mapping[str, str] | None = None) -> Agent:
         """The agent, started."""
-        return Agent(self.namespace, self.folder, *options, environment=environment)
+        return Agent(self.namespace, self.folder, self.run_dir, *options, environment=environment)
 
     def run_agent(self, *options: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         """The agent, where it is expected to end by itself."""
-        words = (*words_of(folder or self.folder), *options)
+        words = (*words_of(folder or self.folder, self.run_dir), *options)
         return self.namespace.run(
             lambda: subprocess.run(words, capture_output=True, text=True, check=False, timeout=SECONDS)
         )
@@ -236,9 +243,10 @@ class Node(Closing):
         self.namespace.close()
 
 
-def words_of(folder: Path) -> tuple[str, ...]:
+def words_of(folder: Path, run_dir: Path) -> tuple[str, ...]:
     """The command, on node n1; a later --node wins."""
-    return (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", "n1")
+    words = (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", "n1")
+    return (*words, "--run-dir", str(run_dir))
 
 
 def _subscribe() -> socket.socket:

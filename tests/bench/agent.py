@@ -49,7 +49,7 @@ def run_agent(size: Size, rounds: int, resized: int, seconds: float = 0.0) -> Ag
         folder.mkdir()
         clusters.write_manifests(size, folder)
         started = time.perf_counter()
-        with _agent(namespace, folder, Path(place, "log")) as process:
+        with _agent(namespace, folder, Path(place)) as process:
             found.start_seconds = time.perf_counter() - started
             found.started_mib = _memory(process.pid, "VmRSS")
             with Notifications(namespace) as seen:
@@ -81,11 +81,12 @@ def _one(change: Change, folder: Path, seen: Notifications) -> float:
 
 
 @contextmanager
-def _agent(namespace: Namespace, folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _agent(namespace: Namespace, folder: Path, place: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The agent, ready. Raises RuntimeError with what it said if it does not become so."""
     ready, tell = os.pipe()
+    log = place / "log"
     words = (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", NODE)
-    options = ("--backend", BACKEND, "--log", "json", "--ready-fd", str(tell))
+    options = ("--run-dir", str(place / "run"), "--backend", BACKEND, "--log", "json", "--ready-fd", str(tell))
     try:
         with log.open("wb") as said:
             process = namespace.run(lambda: subprocess.Popen((*words, *options), stderr=said, pass_fds=(tell,)))

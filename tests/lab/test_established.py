@@ -91,7 +91,20 @@ def connect(namespace, to):
 def agent(lab, node, source):
     """The real agent in the node's namespace; killed without mercy at the end if it still runs."""
     ready, told = os.pipe()
-    words = (sys.executable, "-m", "netplane", "agent", "run", "--node", node, "--from", str(source))
+    place = str(source.parent / f"run-{node}")
+    words = (
+        sys.executable,
+        "-m",
+        "netplane",
+        "agent",
+        "run",
+        "--node",
+        node,
+        "--from",
+        str(source),
+        "--run-dir",
+        place,
+    )
     process = lab.nodes[node].run(
         lambda: subprocess.Popen(
             (*words, "--ready-fd", str(told)), pass_fds=(told,), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,0 +1,74 @@
+"""What the agent tells: the fields of its log lines, that it is ready, and the facts of its status."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from netplane.agent.reconcile import Round
+from netplane.agent.status import Repair
+from netplane.agent.switch import Connections
+from netplane.errors import KernelError, RequirementError, one_line
+from netplane.kernel import sysctls
+
+log = logging.getLogger("netplane.agent")
+
+_LINES_LOGGED = 5
+
+
+def now() -> datetime:
+    """The wall clock, UTC."""
+    return datetime.now(UTC)
+
+
+def round_fields(done: Round) -> dict[str, object]:
+    """`services=1 made=4 swept=2 seconds=0.0018`."""
+    return {
+        "services": done.services,
+        "made": done.summary.made,
+        "swept": done.summary.swept,
+        "seconds": round(done.seconds, 4),
+    }
+
+
+def repair_fields(repair: Repair) -> dict[str, object]:
+    """Mechanism, count, who did it if the kernel said so, and the first few lines that repaired it."""
+    lines = [one_line(line, 100) for line in repair.drift.named[:_LINES_LOGGED]]
+    more = repair.drift.count - len(lines)
+    return {
+        "mechanism": repair.mechanism,
+        "count": repair.drift.count,
+        "by": repair.by or "unknown",
+        "named": "; ".join(lines) + (f"; and {more} more" if more > 0 else ""),
+    }
+
+
+def connections_value(found: Connections | None) -> dict[str, int] | None:
+    """For JSON and for the log."""
+    return {"kept": found.kept, "broken": found.broken, "ended": found.ended} if found else None
+
+
+def tell_ready(fd: int) -> None:
+    """Write a byte to whoever started us and waits for it."""
+    if fd < 0:
+        return
+    try:
+        os.write(fd, b"1")
+        os.close(fd)
+    except OSError as error:  # whoever asked is not there any more, or gave a wrong number
+        log.warning("cannot tell that it is ready", extra={"why": f"--ready-fd {fd}: {error.strerror}"})
+
+
+def memory() -> int:
+    """Bytes of memory this process has resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def tracked() -> tuple[int, int] | None:
+    """Connections tracked in this network namespace, and the most there may be; None without conntrack."""
+    try:
+        return tuple(int(sysctls.read(f"net/netfilter/nf_conntrack_{name}")) for name in ("count", "max"))  # type: ignore[return-value]
+    except (RequirementError, KernelError):
+        return None
