@@ -42,8 +42,9 @@ OUTSIDE_HOME: dict[str, str] = {
     "yaml": "netplane/sources",
     "inotify_simple": "netplane/sources/watch.py",
     "scapy": "netplane/lab/packets.py",
+    "iptc": "netplane/kernel/iptables_readback.py",
 }
-ONLY_ON_USE = frozenset({"rich", "scapy"})
+ONLY_ON_USE = frozenset({"rich", "scapy", "iptc"})
 
 # Drivers: what each reads and applies is its own; the order between them is kernel/host.py's.
 DRIVERS = frozenset({"iptables", "nftables", "links", "sysctls", "conntrack"})

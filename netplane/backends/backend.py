@@ -13,13 +13,15 @@ from netplane.programs.program import Program
 class Requirement:
     """Something the host must have. `script` is a ruleset that only loads where the kernel and nft have it.
 
-    It is tried in a scratch namespace; version numbers are never asked.
+    `restore` is the same for iptables-restore. They are tried in a scratch namespace; version numbers are never asked.
     """
 
     name: str
     minimum: str
     script: str = ""
     program: str = ""
+    restore: str = ""
+    restore: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import click
 
 from netplane.backends.registry import BACKENDS
 from netplane.errors import InputError, Problem
+from netplane.kernel.iptables_variants import AUTO, WISHES
 from netplane.plan.node import plan_node
 from netplane.plan.plan import Plan
 from netplane.plan.settings import Settings
@@ -47,6 +48,15 @@ def output_option(command: Command) -> Command:
     return click.option(
         "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="JSON is the contract."
     )(command)
+
+
+def variant_option(command: Command) -> Command:
+    """`--iptables-variant auto|legacy|nf_tables`."""
+    choice = click.Choice(WISHES)
+    text = "Whose rules iptables writes (auto: the variant that this node uses)."
+    return click.option("--iptables-variant", "variant", type=choice, default=AUTO, show_default=True, help=text)(
+        command
+    )
 
 
 _SETTINGS = (

@@ -80,6 +80,10 @@ class IptablesDriver(Closing):
         holding = holdings[self.variant]
         return {key: self._table(key, holding) for key in sorted({*wanted, *holding.chains})}
 
+    def decide(self) -> Variant:
+        """The variant this namespace uses, were it to be written to. Raises as `read` does."""
+        return chosen(self._wish, self._look(self._facts.generation(), self._facts.legacy_marks()), writing=False)
+
     def reachable(self, key: TableKey, chains: Iterable[str]) -> frozenset[str]:
         """The chains of ours that these chains lead to, and these."""
         edges: dict[str, set[str]] = {}
@@ -108,7 +112,7 @@ class IptablesDriver(Closing):
         self.mark()
         with ExitStack() as stack:
             bodies = {
-                key: stack.enter_context(closing(_spool(table_name(key))))
+                key: stack.enter_context(closing(spool(table_name(key))))
                 for family in Family
                 for key in ((family, table) for table in changes.of(family))
             }
@@ -116,9 +120,9 @@ class IptablesDriver(Closing):
                 bodies[key].write("".join(chain_rules(name, rules)).encode())
             for family in Family:
                 if tables := changes.of(family):
-                    with _spool(IP[family]) as script:
+                    with spool(IP[family]) as script:
                         commits = self._write(script, tables, {table: bodies[family, table] for table in tables})
-                        self._restore(self.variant, family, script)
+                        restore(self.variant, family, script)
                     self._own.count += commits if self.variant is Variant.NF_TABLES else 0
         if self.variant is Variant.LEGACY:
             self._left = self._facts.legacy_marks()
@@ -179,16 +183,17 @@ class IptablesDriver(Closing):
             end = [*section_end(table, changes, listed=listed)]
             script.writelines(line.encode() for line in end)
             commits += end.count("COMMIT\n")
-        script.flush()
         return commits
 
-    def _restore(self, variant: Variant, family: Family, script: IO[bytes]) -> None:
-        program = tool(variant, family, "restore")
-        words = (program, "-w", str(iptables_lock.SECONDS), "--noflush")
-        try:
-            command.feed(*words, stdin=script.fileno(), mechanism=_MECHANISM, doing=f"restore {IP[family]}")
-        except KernelError as error:
-            raise _explained(error, family, variant, script) from error
+
+def restore(variant: Variant, family: Family, script: IO[bytes]) -> None:
+    """Run a script, keeping what it does not mention. Raises KernelError naming the line that was refused."""
+    script.flush()
+    words = (tool(variant, family, "restore"), "-w", str(iptables_lock.SECONDS), "--noflush")
+    try:
+        command.feed(*words, stdin=script.fileno(), mechanism=_MECHANISM, doing=f"restore {IP[family]}")
+    except KernelError as error:
+        raise _explained(error, family, variant, script) from error
 
 
 def _marked(holding: Holding) -> Holding:
@@ -197,7 +202,7 @@ def _marked(holding: Holding) -> Holding:
     return replace(holding, chains={key: names for key, names in holding.chains.items() if key in marked})
 
 
-def _spool(name: str) -> IO[bytes]:
+def spool(name: str) -> IO[bytes]:
     """A file in memory, outside of this process's own."""
     return os.fdopen(os.memfd_create(f"netplane {name}", os.MFD_CLOEXEC), "w+b", buffering=1 << 18)
 

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable
 
 from netplane.errors import KernelError, RequirementError
-from netplane.kernel import command
+from netplane.kernel import command, iptables
+from netplane.kernel.iptables_variants import AUTO
 from netplane.kernel.netns import Namespace
+from netplane.model.address import Family
 
 # nft repeats the line it complains about and underlines a part of it: "... add rule ip a b c ^^^^^^"
 _UNDERLINE = re.compile(r"\s*\^[\^~]*")
@@ -48,5 +50,18 @@ def try_ruleset(script: str) -> str | None:
     return None
 
 
-def _load(script: str) -> str:
-    return command.run("nft", "-f", "-", stdin=script, mechanism="nftables", doing="try a ruleset")
+def try_restore(script: str, wish: str = AUTO) -> str | None:
+    """Load an iptables-restore script (IPv4) in a new namespace, with the variant that this namespace uses.
+
+    None if it was taken, else what was said, one line. Raises RequirementError if that cannot be tried, OwnershipError
+    if it cannot be told which variant is used.
+    """
+    with iptables.IptablesDriver(wish) as driver:
+        variant = driver.decide()
+    with Namespace() as scratch, iptables.spool("trial") as file:
+        file.write(script.encode())
+        try:
+            scratch.run(lambda: iptables.restore(variant, Family.IPV4, file))
+        except KernelError as error:
+            return f"{error.doing}: {error.said}"
+    return None
