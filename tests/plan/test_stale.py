@@ -29,8 +29,9 @@ from builders import (
     up,
 )
 
+from netplane.model.service import RemovedEndpoints, ServiceType
 from netplane.plan.plan import FrontendKind
-from netplane.plan.stale import StaleFlows, UdpFlow
+from netplane.plan.stale import Flow, Server, StaleFlows
 
 families = pytest.mark.parametrize("family", [IPV4, IPV6], ids=str)
 every_kind = pytest.mark.parametrize("kind", list(FrontendKind), ids=lambda kind: kind.value)
@@ -43,8 +44,9 @@ def dns(*endpoints, protocol=UDP, **changes):
     return plan_of(of, slices(of, *endpoints))
 
 
-def stale(plan, to, number, answers, local=()):
-    return StaleFlows(plan, addresses(*local)).is_stale(UdpFlow(ip_address(to), number, ip_address(answers)))
+def stale(plan, to, number, answers, local=(), protocol=UDP, answers_from=8080):
+    flow = Flow(protocol, ip_address(to), number, Server(ip_address(answers), answers_from))
+    return StaleFlows(plan, addresses(*local)).is_stale(flow)
 
 
 @families
@@ -88,9 +90,10 @@ def test_policies_and_hints_do_not_make_a_flow_stale(changes):
 
 
 @pytest.mark.parametrize("protocol", [TCP, SCTP])
-def test_flows_of_other_protocols_are_never_stale(protocol):
+def test_flows_of_other_protocols_are_not_stale(protocol):
     plan = dns(up(HERE[IPV4]), protocol=protocol)
     assert not stale(plan, *target(FrontendKind.CLUSTER_IP, IPV4), GONE[IPV4])
+    assert not stale(plan, *target(FrontendKind.CLUSTER_IP, IPV4), GONE[IPV4], protocol=protocol)
 
 
 def test_another_port_of_the_address_is_left_alone():
@@ -124,8 +127,68 @@ def test_a_frontend_another_service_has_is_judged_by_its_endpoints():
     assert not stale(plan, "10.96.0.1", 53, HERE[IPV4])
 
 
+@families
+def test_a_flow_to_the_former_target_port_of_an_endpoint_is_stale(family):
+    plan = dns(up(HERE[family], "n1"))
+    assert stale(plan, *target(FrontendKind.NODE_PORT, family), HERE[family], answers_from=8081)
+
+
+def test_an_address_a_service_has_but_does_not_serve_keeps_its_flows_from_the_node_port_of_another():
+    own = NODE_ADDRESS[IPV4]
+    a = service("a", ips=("10.96.0.1",), external_ips=(own,), ports=(port(NODE_PORT, UDP),))
+    b = service("b", ips=("10.96.0.2",), ports=(port(53, UDP, node_port=NODE_PORT),), type=ServiceType.NODE_PORT)
+    assert not stale(plan_of(a, b, slices(b, up(HERE[IPV4]))), own, NODE_PORT, GONE[IPV4])
+    assert stale(plan_of(b, slices(b, up(HERE[IPV4]))), own, NODE_PORT, GONE[IPV4])
+
+
+def test_a_cluster_ip_the_node_has_too_is_no_node_port_address():
+    of = exposed(ports=(port(protocol=UDP, node_port=NODE_PORT),))
+    cluster_ip = ADDRESS[FrontendKind.CLUSTER_IP][IPV4]
+    assert not stale(plan_of(of, slices(of, up(HERE[IPV4]))), cluster_ip, NODE_PORT, GONE[IPV4], local=(cluster_ip,))
+
+
+# --- TCP, by choice -------------------------------------------------------------------------------------------------
+
+
+def web(*endpoints, protocol=TCP):
+    of = exposed(ports=(port(protocol=protocol, node_port=NODE_PORT),), removed_endpoints=RemovedEndpoints.RESET)
+    return plan_of(of, slices(of, *endpoints))
+
+
+@families
+@every_kind
+def test_a_connection_to_an_endpoint_that_is_gone_is_stale_if_the_service_wants_resets(family, kind):
+    plan = web(up(HERE[family], "n1"), draining(FAR[family], "n2"))
+    assert stale(plan, *target(kind, family), GONE[family], protocol=TCP)
+    assert not stale(plan, *target(kind, family), HERE[family], protocol=TCP)
+    assert not stale(plan, *target(kind, family), FAR[family], protocol=TCP)
+
+
+@families
+@every_kind
+def test_a_connection_is_stale_even_if_no_endpoint_is_left(family, kind):
+    assert stale(web(down(GONE[family])), *target(kind, family), GONE[family], protocol=TCP)
+
+
+@families
+def test_a_connection_nobody_translated_is_not_ours_to_end(family):
+    address, number = target(FrontendKind.EXTERNAL_IP, family)
+    assert not stale(web(up(HERE[family])), address, number, address, protocol=TCP, answers_from=number)
+
+
+def test_resets_are_for_tcp_only():
+    to = target(FrontendKind.CLUSTER_IP, IPV4)
+    assert not stale(web(up(HERE[IPV4]), protocol=SCTP), *to, GONE[IPV4], protocol=SCTP)
+    assert not stale(web(protocol=UDP), *to, GONE[IPV4])
+
+
+def test_the_plan_says_that_connections_are_reset():
+    (entry,) = web(up(HERE[IPV4])).services.values()
+    assert {note.about for each in entry.ports for note in each.notes} == {"netplane.dev/removed-endpoints"}
+
+
 def test_among_flows_the_stale_ones_are_picked():
     plan = dns(up(HERE[IPV4]))
     to = ip_address(ADDRESS[FrontendKind.CLUSTER_IP][IPV4])
-    good, bad = UdpFlow(to, 80, ip_address(HERE[IPV4])), UdpFlow(to, 80, ip_address(GONE[IPV4]))
+    good, bad = (Flow(UDP, to, 80, Server(ip_address(each[IPV4]), 8080)) for each in (HERE, GONE))
     assert list(StaleFlows(plan).among([good, bad, good])) == [bad]
