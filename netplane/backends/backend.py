@@ -21,7 +21,6 @@ class Requirement:
     script: str = ""
     program: str = ""
     restore: str = ""
-    restore: str = ""
 
 
 @dataclass(frozen=True, slots=True)
