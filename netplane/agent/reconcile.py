@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from netplane.agent.flows import Cleaned, Flows
 from netplane.backends.backend import Backend, Compiled
 from netplane.errors import Problem
 from netplane.kernel.host import Host, Summary
@@ -26,6 +27,8 @@ class Round:
     services: int
     """How many Services were planned anew."""
     seconds: float
+    flows: Cleaned
+    """The established flows that were ended or freed to go elsewhere."""
 
 
 class Reconciler:
@@ -34,6 +37,7 @@ class Reconciler:
     def __init__(self, node: str, settings: Settings, backend: Backend, host: Host) -> None:
         self._node, self._settings, self._backend, self._host = node, settings, backend, host
         self._compiled: Compiled | None = None
+        self.flows = Flows()
         self._problems: dict[str, tuple[Problem, ...]] = {}
         self._health: dict[ServiceId, tuple[HealthCheck, ...]] = {}
         self.frontends = 0
@@ -51,10 +55,22 @@ class Reconciler:
         before = self._compiled
         plan = plan_node(snapshot, self._node, self._settings, before.plan if before else None)
         compiled = self._backend.compile(plan, before)
-        summary = self._host.apply(compiled.program, reread=whole, sweep=sweep)
+        try:
+            summary = self._host.apply(compiled.program, reread=whole, sweep=sweep)
+        except BaseException:
+            self.flows.forget()
+            raise
         self._compiled = compiled
         planned = self._note(before.plan if before else None, plan)
-        return Round(summary, planned, time.monotonic() - started)
+        flows = self._follow(plan, summary, sweep=sweep, whole=whole)
+        return Round(summary, planned, time.monotonic() - started, flows)
+
+    def _follow(self, plan: Plan, summary: Summary, *, sweep: bool, whole: bool) -> Cleaned:
+        if whole:
+            self.flows.look_at_table()
+        if summary.drift or not sweep:
+            self.flows.forget()  # other rules than ours were at work, or endpoints may serve that nobody told us of
+        return self.flows.follow(plan) if sweep else Cleaned()
 
     def problems(self) -> tuple[Problem, ...]:
         """What could not be planned, by Service, as of the last successful round."""
