@@ -10,7 +10,7 @@ from netplane.errors import KernelError, RequirementError
 from netplane.kernel import command, iptables
 from netplane.kernel.iptables_variants import AUTO
 from netplane.kernel.netns import Namespace
-from netplane.model.address import Family
+from netplane.programs.iptables_text import scripts
 
 # nft repeats the line it complains about and underlines a part of it: "... add rule ip a b c ^^^^^^"
 _UNDERLINE = re.compile(r"\s*\^[\^~]*")
@@ -51,17 +51,23 @@ def try_ruleset(script: str) -> str | None:
 
 
 def try_restore(script: str, wish: str = AUTO) -> str | None:
-    """Load an iptables-restore script (IPv4) in a new namespace, with the variant that this namespace uses.
+    """Load a script, or one for each family (iptables_text.HEADING), as this namespace's variant does, in a new one.
 
     None if it was taken, else what was said, one line. Raises RequirementError if that cannot be tried, OwnershipError
     if it cannot be told which variant is used.
     """
     with iptables.IptablesDriver(wish) as driver:
         variant = driver.decide()
-    with Namespace() as scratch, iptables.spool("trial") as file:
-        file.write(script.encode())
+
+    def load() -> None:
+        for family, text in scripts(script).items():
+            with iptables.spool("trial") as file:
+                file.write(text.encode())
+                iptables.restore(variant, family, file)
+
+    with Namespace() as scratch:
         try:
-            scratch.run(lambda: iptables.restore(variant, Family.IPV4, file))
+            scratch.run(load)
         except KernelError as error:
             return f"{error.doing}: {error.said}"
     return None

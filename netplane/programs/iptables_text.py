@@ -14,6 +14,8 @@ from netplane.model.address import Family
 from netplane.programs.iptables import MARKER, TABLES, IptablesProgram, Jump, Rules, TableKey, is_ours
 
 IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+HEADING = {Family.IPV4: "# iptables-restore --noflush", Family.IPV6: "# ip6tables-restore --noflush"}
+"""What stands above each family's part of a text for both."""
 
 _TARGET = re.compile(r"(?:^| )-[jg] (\S+)")
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
@@ -151,7 +153,7 @@ def program_script(program: IptablesProgram) -> str:
     for family in Family:
         keys = [(family, table) for table in TABLES if (family, table) in program.frames]
         if keys:
-            lines.append(f"# {'iptables' if family is Family.IPV4 else 'ip6tables'}-restore --noflush\n")
+            lines.append(f"{HEADING[family]}\n")
         for key in keys:
             chains = whole_chains(program, key)
             lines.append(f"*{key[1]}\n")
@@ -161,6 +163,16 @@ def program_script(program: IptablesProgram) -> str:
             lines.extend(insert(jump) for jump in reversed(program.frames[key].jumps))
             lines.append("COMMIT\n")
     return "".join(lines)
+
+
+def scripts(text: str) -> dict[Family, str]:
+    """The script of each family in a text with headings; without any it is all IPv4."""
+    found: dict[Family, str] = {}
+    family = Family.IPV4
+    for line in text.splitlines(keepends=True):
+        family = next((each for each in Family if line.rstrip() == HEADING[each]), family)
+        found[family] = found.get(family, "") + line
+    return found
 
 
 def whole_chains(program: IptablesProgram, key: TableKey) -> dict[str, Rules]:
