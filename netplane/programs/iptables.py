@@ -31,12 +31,28 @@ TABLES = (FILTER, NAT, MANGLE)
 MARKER = "NETPLANE"
 """An empty chain in every table we keep. Without it, chains of our names were written by kube-proxy or a stranger."""
 
-_FIXED = frozenset({
-    "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL",
-    "KUBE-POSTROUTING", "KUBE-MARK-MASQ", "KUBE-PROXY-CANARY", MARKER,
-})  # fmt: skip
+SERVICES, EXTERNAL_SERVICES, NODE_PORTS = "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS"
+FIREWALL, FORWARD = "KUBE-PROXY-FIREWALL", "KUBE-FORWARD"
+POSTROUTING, MARK_MASQ = "KUBE-POSTROUTING", "KUBE-MARK-MASQ"
+_KUBE_PROXY = {SERVICES, EXTERNAL_SERVICES, NODE_PORTS, FIREWALL, FORWARD, POSTROUTING, MARK_MASQ, "KUBE-PROXY-CANARY"}
+MASQ_UNLESS_POD, DROP_INVALID = "KUBE-MASQ-UNLESS-POD", "KUBE-DROP-INVALID"
+EXTERNAL_NODE_PORTS = "KUBE-EXTERNAL-NODEPORTS"
+
+BRANCHES = {
+    SERVICES: "KUBE-IP",
+    EXTERNAL_SERVICES: "KUBE-EIP",
+    FIREWALL: "KUBE-FIP",
+    DROP_INVALID: "KUBE-SIP",
+    NODE_PORTS: "KUBE-PORT",
+    EXTERNAL_NODE_PORTS: "KUBE-EPORT",
+}
+"""The chains that are trees, and how the names of their branches begin: no two in one table have the same."""
+
+_FIXED = frozenset({*_KUBE_PROXY, *BRANCHES, MASQ_UNLESS_POD, MARKER})
 _HASHED = re.compile(r"KUBE-(?:SVC|SVL|EXT|FW|SEP)-[A-Z2-7]{16}\Z")
-_BRANCH = re.compile(r"KUBE-(?:IP|PORT)-[0-9A-Za-z./:]{1,20}\Z")
+_BRANCH = re.compile(
+    r"KUBE-[EFS]?IP-(?:[0-9.]{7,15}/[0-9]{1,2}|[A-Z2-7]{16})\Z|KUBE-E?PORT-(?:TCP|UDP|SCTP)(?:-[0-9]{1,5}){0,2}\Z"
+)
 
 
 def is_ours(chain: str) -> bool:
@@ -45,6 +61,10 @@ def is_ours(chain: str) -> bool:
     Chains of the kubelet (KUBE-FIREWALL, KUBE-IPTABLES-HINT, KUBE-KUBELET-CANARY, KUBE-MARK-DROP) are not ours.
     """
     return chain in _FIXED or bool(_HASHED.match(chain) or _BRANCH.match(chain))
+
+
+Source = tuple[Family, int, str, int]
+"""Whose INVALID packets are dropped: family, first address of a network, `tcp`, port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +97,5 @@ class IptablesProgram:
     frames: Mapping[TableKey, Frame] = field(default_factory=dict)
     trees: Mapping[TableKey, tuple[Tree, ...]] = field(default_factory=dict)
     parts: Mapping[ServiceId, Part] = field(default_factory=dict)
+    sources: Mapping[Source, int] = field(default_factory=dict, compare=False)
+    """Memory of the backend: how many Services use each entry of KUBE-DROP-INVALID."""

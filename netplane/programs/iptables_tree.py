@@ -47,7 +47,7 @@ _STRIDE = 4
 """Bits decided by one chain: at most 16 branches, so that 16 384 addresses are three or four chains away."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Leaf:
     entries: tuple[Entry, ...]
     """Sorted by key."""
@@ -57,7 +57,7 @@ class _Leaf:
         return len(self.entries)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Branch:
     """All entries start with the `length` bits `prefix` (a multiple of the stride), and not all go on alike."""
 
@@ -71,7 +71,7 @@ _Node = _Leaf | _Branch
 _NOTHING = _Leaf(())
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Tree:
     """The chain `root` and the chains below it. `first` and `last` are the rules around what is dispatched."""
 
