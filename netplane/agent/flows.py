@@ -94,9 +94,12 @@ class Flows:
     def look_at_table(self) -> None:
         """Tell if the table of connections is full. Reads two small files."""
         try:
-            pressure = table_pressure()
+            self.watch(table_pressure())
         except NetplaneError:
             return  # nothing is tracked on this kernel
+
+    def watch(self, pressure: Pressure) -> None:
+        """Tell, once, if a table like that is full."""
         if not pressure.full:
             self.troubles.pop("table", None)
         elif "table" not in self.troubles:
