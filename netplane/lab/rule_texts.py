@@ -15,7 +15,7 @@ IPTABLES_TABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
 _SAVE = {"ip": "iptables", "ip6": "ip6tables"}
 _CHAIN = re.compile(r"\s*chain (?P<chain>\S+) \{")
 _HANDLE = re.compile(r"# handle (?P<handle>\d+)$")
-_COUNTER = " counter packets "
+_COUNTER = re.compile(r"\bcounter packets ")
 """Every rule iptables makes has one."""
 _RULE = re.compile(r"-A (?P<chain>\S+) ?(?P<rule>.*)")
 
@@ -48,7 +48,7 @@ def _by_handle(family: str, table: str) -> dict[tuple[str, int], str]:
         for chain, handles in _handles(family, table).items()
         if len(handles) == len(rules.get(chain, []))
         for (handle, line), rule in zip(handles, rules[chain], strict=True)
-        if _COUNTER in line
+        if _COUNTER.search(line)
     }
 
 

@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.002
 _NETFILTER = "12"
 _MOST = 48
 _EVENT = re.compile(
-    r"trace id (?P<id>\S+) (?P<family>\S+) (?P<table>\S+) (?P<chain>\S+) (?P<what>(?:rule|policy|verdict|unknown).*)"
+    r"trace id \S+ (?P<family>\S+) (?P<table>\S+) (?P<chain>\S+) (?P<what>(?:rule|policy|verdict|unknown).*)"
 )
 _RULE = re.compile(r"rule (?P<text>.*) # handle (?P<handle>\d+) (?P<verdict>\(verdict .*\))")
 
@@ -134,10 +134,16 @@ def _sockets(pid: int) -> list[list[str]]:
 
 
 def _matched(output: Iterable[str]) -> Iterator[str]:
-    """The events of the first packet traced; later packets of a connection only repeat its fate."""
-    events = [found for line in output if (found := _EVENT.match(line)) and _TABLE not in line]
+    """What the packet met, from where our own table saw it first to where it sees the same packet sent once more.
+
+    The id is of no use: it changes on the way, when a packet leaves a bridge.
+    """
+    events = [found for line in output if (found := _EVENT.match(line))]
+    ours = [number for number, event in enumerate(events) if event["table"] == _TABLE and event["what"][:4] == "rule"]
+    again = next((number for number in ours[1:] if events[number]["chain"] == events[ours[0]]["chain"]), len(events))
+    met = [event for event in events[:again] if event["table"] != _TABLE]
     texts = RuleTexts()
-    for event in [event for event in events if event["id"] == events[0]["id"]][:_MOST]:
+    for event in met[:_MOST]:
         yield f"{event['family']} {event['table']} {event['chain']}: {_spelled(event, texts)}"
 
 

@@ -42,6 +42,7 @@ def load(lab, family, variant):
 :KUBE-SERVICES - [0:0]
 :KUBE-SVC-A - [0:0]
 -A PREROUTING -m comment --comment "service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "past the bridge" -j ACCEPT
 -A KUBE-SERVICES -d {VIP[family]} -p udp --dport 81 -j KUBE-SVC-A
 -A KUBE-SERVICES -d {VIP[family]} -p udp --dport 80 -m comment --comment "shop/web:dns cluster IP" -j KUBE-SVC-A
 -A KUBE-SERVICES -d {VIP[family]} -p tcp --dport 80 -m comment --comment "shop/web:http cluster IP" -j KUBE-SVC-A
@@ -66,10 +67,12 @@ def test_the_rules_are_shown_as_iptables_has_them(lock, family, variant):
         "PREROUTING",
         "KUBE-SERVICES",
         "KUBE-SVC-A",
+        "POSTROUTING",
     ]
     assert '--comment "service portals" -j KUBE-SERVICES' in met[0]
     assert '--dport 80 -m comment --comment "shop/web:dns cluster IP" -j KUBE-SVC-A' in met[1]
     assert '--comment "shop/web:dns -> web-1" -j DNAT' in met[2]
+    assert '--comment "past the bridge"' in met[3]
 
 
 @each_variant
