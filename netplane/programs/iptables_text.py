@@ -17,7 +17,7 @@ IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 HEADING = {Family.IPV4: "# iptables-restore --noflush", Family.IPV6: "# ip6tables-restore --noflush"}
 """What stands above each family's part of a text for both."""
 
-_TARGET = re.compile(r"(?:^| )-[jg] (\S+)")
+_TARGET = re.compile(r"(?:^|(?<= ))-[jg] (?=(\S+))")
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"')
 
 # What kube-proxy's chains lead to, besides its own chains (its rules are read only to take them over).
