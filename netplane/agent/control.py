@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from netplane.agent.lock import SOCKET, RunDirectory, peer
-from netplane.errors import KernelError, NetplaneError, one_line
+from netplane.errors import KernelError, NetplaneError, RequirementError, one_line
 
 log = logging.getLogger("netplane.agent")
 
@@ -78,9 +78,9 @@ def ask(directory: Path, question: dict[str, Any], seconds: float) -> dict[str, 
     Raises KernelError if none runs there or it does not answer for so long, Refusal with the agent's own words.
     """
     doing = f"ask {directory / SOCKET}"
-    if not directory.is_dir():
-        raise KernelError(mechanism="agent", doing=doing, said=NOBODY)
     try:
+        if not directory.exists():
+            raise KernelError(mechanism="agent", doing=doing, said=NOBODY)
         with RunDirectory(directory) as place, place.connect(seconds) as connection:
             connection.sendall(json.dumps(question).encode() + b"\n")
             line = _line(connection)
@@ -89,11 +89,16 @@ def ask(directory: Path, question: dict[str, Any], seconds: float) -> dict[str, 
         raise KernelError(mechanism="agent", doing=doing, said=said) from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise KernelError(mechanism="agent", doing=doing, said=NOBODY) from error
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise KernelError(mechanism="agent", doing=doing, said=_SENT_AWAY) from error
+    except PermissionError as error:
+        raise RequirementError(f"agent: {doing}: {error.strerror}; run as root") from error
     except OSError as error:
         raise KernelError(mechanism="agent", doing=doing, said=str(error.strerror or error)) from error
     return _answered(doing, line)
 
 
+_SENT_AWAY = "it ended, or sent us away, before it answered"
 NOBODY = "no agent runs here; start one with: netplane agent run --from DIR --node NODE"
 
 
@@ -107,7 +112,7 @@ class Refusal(NetplaneError):
 
 def _answered(doing: str, line: bytes) -> dict[str, Any]:
     if not line:
-        raise KernelError(mechanism="agent", doing=doing, said="it ended, or sent us away, before it answered")
+        raise KernelError(mechanism="agent", doing=doing, said=_SENT_AWAY)
     try:
         found = json.loads(line)
         if "error" in found:

@@ -89,11 +89,19 @@ class RunDirectory(Closing):
         return made
 
     def connect(self, seconds: float) -> socket.socket:
-        """A connection to the agent that has this directory. Raises OSError if there is none."""
+        """A connection to the agent that has this directory.
+
+        Raises TimeoutError if it has no time for us for so long, another OSError if there is none.
+        """
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        made.settimeout(seconds)
+        # Only a blocking socket waits for its turn; and it waits for no longer than this.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds) + 1, 0))
         try:
             made.connect(self._address())
+            made.settimeout(seconds)
+        except BlockingIOError as error:
+            made.close()
+            raise TimeoutError from error
         except BaseException:
             made.close()
             raise

@@ -32,10 +32,10 @@ from netplane.agent.telling import (
     connections_value,
     memory,
     now,
+    pressure,
     repair_fields,
     round_fields,
     tell_ready,
-    tracked,
 )
 from netplane.agent.work import AgentOptions, NotSwitched, Switched, Work
 from netplane.backends.backend import Backend
@@ -383,7 +383,8 @@ class _Agent:
             problems=tuple(sorted(self._problems)),
             due=at + timedelta(seconds=max(self._pace.due() - self._loop.time(), 0.0)),
             memory=memory(),
-            connections=tracked(),
+            pressure=pressure(),
+            troubles=tuple(self._work.reconciler.flows.troubles.values()),
         )
         return self._history.value(at, facts)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from netplane.agent.flows import Pressure
 from netplane.agent.reconcile import Round
 from netplane.errors import Problem, one_line
 from netplane.kernel.mechanism import Drift
@@ -62,8 +63,10 @@ class Facts:
     due: datetime
     memory: int
     """Bytes."""
-    connections: tuple[int, int] | None
-    """Tracked by the kernel, and the most it tracks."""
+    pressure: Pressure | None
+    """None where the kernel tracks no connections."""
+    troubles: tuple[str, ...]
+    """What else is wrong, in one line each: with the table of connections, with removing stale flows."""
 
 
 @dataclass(slots=True)
@@ -150,7 +153,8 @@ class History:
             "drift": {"times": self._repaired, "last": [_repair_value(each) for each in self._repairs]},
             "switch": self._switch,
             "problems": {"count": len(facts.problems), "first": _problem_values(facts.problems[:PROBLEMS])},
-            "conntrack": _connections_value(facts.connections),
+            "conntrack": _pressure_value(facts.pressure),
+            "troubles": [one_line(each) for each in facts.troubles],
             "memoryBytes": facts.memory,
         }
 
@@ -205,5 +209,5 @@ def _problem_values(problems: Iterable[Problem]) -> list[dict[str, str]]:
     ]
 
 
-def _connections_value(found: tuple[int, int] | None) -> dict[str, int] | None:
-    return {"entries": found[0], "limit": found[1]} if found else None
+def _pressure_value(found: Pressure | None) -> dict[str, int] | None:
+    return {"entries": found.count, "limit": found.limit} if found else None

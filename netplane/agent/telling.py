@@ -7,11 +7,11 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from netplane.agent.flows import Cleaned, Pressure, table_pressure
 from netplane.agent.reconcile import Round
 from netplane.agent.status import Repair
 from netplane.agent.switch import Connections
 from netplane.errors import KernelError, RequirementError, one_line
-from netplane.kernel import sysctls
 
 log = logging.getLogger("netplane.agent")
 
@@ -24,13 +24,19 @@ def now() -> datetime:
 
 
 def round_fields(done: Round) -> dict[str, object]:
-    """`services=1 made=4 swept=2 seconds=0.0018`."""
-    return {
+    """`services=1 made=4 swept=2 seconds=0.0018`, and `udp=3` if stale flows were removed."""
+    fields: dict[str, object] = {
         "services": done.services,
         "made": done.summary.made,
         "swept": done.summary.swept,
         "seconds": round(done.seconds, 4),
     }
+    return fields | {name: count for name, count in flows_value(done.flows).items() if count}
+
+
+def flows_value(done: Cleaned) -> dict[str, int]:
+    """Stale flows that were removed, by protocol, and filters by which the kernel removed any number of UDP ones."""
+    return {"udp": done.udp, "tcp": done.tcp, "erased": done.erased}
 
 
 def repair_fields(repair: Repair) -> dict[str, object]:
@@ -66,9 +72,9 @@ def memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def tracked() -> tuple[int, int] | None:
-    """Connections tracked in this network namespace, and the most there may be; None without conntrack."""
+def pressure() -> Pressure | None:
+    """How full the table of connections is; None where the kernel tracks nothing."""
     try:
-        return tuple(int(sysctls.read(f"net/netfilter/nf_conntrack_{name}")) for name in ("count", "max"))  # type: ignore[return-value]
+        return table_pressure()
     except (RequirementError, KernelError):
         return None

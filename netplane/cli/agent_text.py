@@ -15,7 +15,8 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 def status_text(found: dict[str, Any]) -> str:
     """The status as lines: what it is first, then what is wrong, then what happened."""
     rows = [*_rows(found)]
-    return "\n".join([columns(rows), *_failure(found), *_drift(found), *_problems(found)])
+    troubles = (f"trouble: {each}" for each in found["troubles"])
+    return "\n".join([columns(rows), *_failure(found), *troubles, *_drift(found), *_problems(found)])
 
 
 def switch_text(found: dict[str, Any]) -> str:
@@ -71,8 +72,9 @@ def _drift(found: dict[str, Any]) -> Iterator[str]:
     if found["drift"]["times"]:
         yield f"drift: repaired {found['drift']['times']} times; last:"
     for each in found["drift"]["last"][-_SHOWN:]:
-        yield f"  {each['at']} {each['mechanism']}: {each['count']} changed by {each['by'] or 'unknown'}"
-        yield from (f"    {line}" for line in each["named"][:_SHOWN])
+        yield f"  {each['at']} {each['mechanism']}: {each['count']} differences, by {each['by'] or 'unknown'}"
+    for each in found["drift"]["last"][-1:]:
+        yield from (f"    {line}" for line in each["named"])
 
 
 def _problems(found: dict[str, Any]) -> Iterator[str]:

@@ -78,6 +78,7 @@ class RulesetEvents(Closing):
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, netlink.NETFILTER
         )
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        self._socket.bind((0, 0))  # whoever has no address of its own is passed over
         self._joined = False
         self._concerned = False
 
