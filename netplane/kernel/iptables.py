@@ -12,24 +12,27 @@ import shutil
 from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import IO
 
 from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel import command, iptables_lock
-from netplane.kernel.iptables_facts import Holding, IptablesFacts
+from netplane.kernel.iptables_facts import Holding, IptablesFacts, legacy_size
 from netplane.kernel.iptables_variants import AUTO, Variant, chosen, tool
 from netplane.kernel.transactions import OwnTransactions
 from netplane.model.address import Family
-from netplane.programs.iptables import TableKey, is_ours
+from netplane.programs.iptables import MARKER, TableKey, is_ours
 from netplane.programs.iptables_changes import IptablesChanges, TableChanges, section_end, section_start
 from netplane.programs.iptables_text import IP, Found, FoundTable, chain_rules, found_table, table_name, target
 
 _MECHANISM = "iptables"
 _MANY = 100
 """Chains in a section beyond which the nf_tables variant is told to list them first (docs/decisions/0015)."""
+
+_LARGE = 4 << 20
+"""Bytes of a legacy table that are too many to look through here only to decide which variant is used."""
 
 _LINE = re.compile(r"\bline:? (\d+)\b")
 _NOISE = re.compile(
@@ -66,7 +69,7 @@ class IptablesDriver(Closing):
         variants; RequirementError if the programs for the variant are missing.
         """
         generation, marks = self._facts.generation(), self._facts.legacy_marks()
-        holdings = self._look(generation, marks)
+        holdings = self._look(generation, marks, wanted)
         if not take_over:
             holdings = {variant: _marked(holding) for variant, holding in holdings.items()}
         self.variant = None
@@ -77,17 +80,17 @@ class IptablesDriver(Closing):
         self.read_mark = self._mark(generation, marks)
         if self.variant is None:
             return {}
-        holding = holdings[self.variant]
-        return {key: self._table(key, holding) for key in sorted({*wanted, *holding.chains})}
+        variant, holding = self.variant, holdings[self.variant]
+        return {key: self._table(key, variant, holding) for key in sorted({*wanted, *holding.chains})}
 
     def decide(self) -> Variant:
         """The variant this namespace uses, were it to be written to. Raises as `read` does."""
-        return chosen(self._wish, self._look(self._facts.generation(), self._facts.legacy_marks()), writing=False)
+        return chosen(self._wish, self._look(self._facts.generation(), self._facts.legacy_marks(), ()), writing=False)
 
     def reachable(self, key: TableKey, chains: Iterable[str]) -> frozenset[str]:
         """The chains of ours that these chains lead to, and these."""
         edges: dict[str, set[str]] = {}
-        for line in self._saved(key):
+        for line in self._saved(key, self.variant) if self.variant else ():
             if line.startswith("-A "):
                 name, _, rule = line[3:].rstrip("\n").partition(" ")
                 to = target(rule) if is_ours(name) else ""
@@ -151,24 +154,37 @@ class IptablesDriver(Closing):
         """Close the sockets; what was made stays."""
         self._facts.close()
 
-    def _look(self, generation: int, marks: Mapping[TableKey, bytes]) -> dict[Variant, Holding]:
+    def _look(
+        self, generation: int, marks: Mapping[TableKey, bytes], wanted: Collection[TableKey]
+    ) -> dict[Variant, Holding]:
         if self._nf_tables is None or self._nf_tables[0] != generation:
             self._nf_tables = generation, self._facts.nf_tables()
         if self._legacy is None or self._legacy[0] != marks:
-            self._legacy = marks, self._facts.legacy(marks)
+            self._legacy = marks, self._facts.legacy(marks, self._known(marks, wanted))
         return {Variant.NF_TABLES: self._nf_tables[1], Variant.LEGACY: self._legacy[1]}
 
-    def _table(self, key: TableKey, holding: Holding) -> FoundTable:
+    def _known(self, marks: Mapping[TableKey, bytes], wanted: Collection[TableKey]) -> dict[TableKey, frozenset[str]]:
+        """Chains of legacy tables that are ours anyway, or so large that another process had better copy them."""
+        known: dict[TableKey, frozenset[str]] = {}
+        for key, mark in marks.items():
+            if self.variant is Variant.LEGACY and key in wanted:
+                known[key] = frozenset({MARKER})
+            elif legacy_size(mark) > _LARGE:
+                with closing(self._saved(key, Variant.LEGACY)) as lines:
+                    chains = takewhile(lambda line: not line.startswith("-A "), lines)
+                    known[key] = frozenset(line[1:].split()[0] for line in chains if line.startswith(":"))
+        return known
+
+    def _table(self, key: TableKey, variant: Variant, holding: Holding) -> FoundTable:
         built_in = holding.built_in.get(key, frozenset())
         if key not in holding.chains:
             return FoundTable(built_in=built_in)
-        with closing(self._saved(key)) as lines:
+        with closing(self._saved(key, variant)) as lines:
             return replace(found_table(key, lines), built_in=built_in)
 
-    def _saved(self, key: TableKey) -> Generator[str, None, None]:
-        assert self.variant is not None  # noqa: S101  nothing is read where there is nothing
+    def _saved(self, key: TableKey, variant: Variant) -> Generator[str, None, None]:
         doing = f"read {table_name(key)}"
-        save = tool(self.variant, key[0], "save")
+        save = tool(variant, key[0], "save")
         with command.lines(save, "-t", key[1], mechanism=_MECHANISM, doing=doing) as lines:
             yield from lines
 

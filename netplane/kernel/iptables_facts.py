@@ -89,6 +89,12 @@ class _Seen:
             self.foreign = self.foreign or _CHAIN_HOOK in chain
 
 
+def legacy_size(mark: bytes) -> int:
+    """The bytes of a legacy table, from its mark."""
+    size: int = _INFO.unpack(mark)[-1]
+    return size
+
+
 class IptablesFacts(Closing):
     """Looks at the network namespace of the thread that creates it. Used by one thread at a time."""
 
@@ -129,10 +135,13 @@ class IptablesFacts(Closing):
                     marks[family, table] = bytes(info)
         return marks
 
-    def legacy(self, marks: Mapping[TableKey, bytes]) -> Holding:
-        """What iptables of the legacy variant has, where its tables have these marks."""
+    def legacy(self, marks: Mapping[TableKey, bytes], known: Mapping[TableKey, frozenset[str]]) -> Holding:
+        """What iptables of the legacy variant has, where its tables have these marks.
+
+        Chains of tables in `known` are not looked for: whole tables have to be copied for that.
+        """
         rules = tuple(sorted(key for key, mark in marks.items() if _INFO.unpack(mark)[-2] > _EMPTY[key[1]]))
-        names = {key: self._legacy_chains(key) for key in rules}
+        names = {key: known[key] if key in known else self._legacy_chains(key) for key in rules}
         ours = {key: frozenset(filter(is_ours, each)) for key, each in names.items() if key[1] in TABLES}
         hints = any(not _HINTS.isdisjoint(each) for each in names.values())
         return Holding({key: each for key, each in ours.items() if each}, hints, rules, dict.fromkeys(marks, _BUILT_IN))

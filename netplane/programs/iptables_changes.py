@@ -266,11 +266,14 @@ def _changes(drafts: Mapping[TableKey, _Draft], parts: list[Part]) -> IptablesCh
 
 
 def section_start(table: str, changes: TableChanges, *, listed: bool) -> Iterator[str]:
-    """The lines before the rules: chains are made, and flushed if they exist. See docs/decisions/0015 for `listed`."""
+    """The lines before the rules: chains are made, and flushed if they exist. See docs/decisions/0015 for `listed`.
+
+    Sorted, since the legacy variant looks for the place of each new chain from the end of those it has.
+    """
     yield f"*{table}\n"
     if listed:
         yield "-S\n"
-    for name in chained(changes.put, changes.drop):
+    for name in sorted(chained(changes.put, changes.drop)):
         yield f":{name} - [0:0]\n"
 
 

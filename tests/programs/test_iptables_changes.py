@@ -362,9 +362,9 @@ def test_a_section_makes_chains_first_then_jumps_and_removes_last():
     changes = changes_from_found(found(state), program({2: Held({NAT: {hashed("SVC", 2): ()}})})).tables[NAT]
     assert [*section_start("nat", changes, listed=False)] == [
         "*nat\n",
-        f":{hashed('SVC', 2)} - [0:0]\n",
         f":{hashed('SEP', 101)} - [0:0]\n",
         f":{hashed('SVC', 1)} - [0:0]\n",
+        f":{hashed('SVC', 2)} - [0:0]\n",
     ]
     assert [*section_end("nat", changes, listed=False)] == [
         f"-I PREROUTING {PREROUTING.rule}\n",
