@@ -16,6 +16,7 @@ from generated.test_laws import scratch, steps
 from netplane.errors import OwnershipError
 from netplane.kernel.command import run
 from netplane.kernel.host import Host, Summary
+from netplane.kernel.mechanism import Pending
 from netplane.kernel.netns import Namespace
 from netplane.kernel.nftables import NftablesDriver
 from netplane.programs.nftables import ElementChanges, NftablesChanges, NftablesProgram
@@ -44,6 +45,12 @@ class Node:
 
     def apply(self, program: Program, *, reread: bool = False) -> Summary:
         return self.run(lambda: self.host.apply(program, reread=reread))
+
+    def pending(self, program: Program) -> Pending:
+        """Of nftables; the other mechanisms have nothing to do."""
+        listed = self.run(lambda: self.host.pending(program))
+        assert not any(each.made or each.swept for each in listed if each.mechanism != "nftables")
+        return next(each for each in listed if each.mechanism == "nftables")
 
     def found(self) -> Any:
         return plain(self.run(self.driver.read))
@@ -157,16 +164,16 @@ def test_a_table_that_was_deleted_under_us_comes_back(node):
 
 def test_pending_shows_what_apply_would_do_and_does_nothing(node):
     *_, (_, compiled) = steps(3, 8)
-    (pending,) = node.run(lambda: node.host.pending(compiled.program))
+    pending = node.pending(compiled.program)
     assert node.found() == {}
     lines = pending.lines()
     assert len(lines) == pending.made > 50
     assert all(line.startswith("+ ") for line in lines)
     done = node.apply(compiled.program)
     assert (done.made, done.swept) == (pending.made, pending.swept)
-    (again,) = node.run(lambda: node.host.pending(compiled.program))
+    again = node.pending(compiled.program)
     assert (again.made, again.swept, again.lines()) == (0, 0, [])
-    (away,) = node.run(lambda: node.host.pending(Program()))
+    away = node.pending(Program())
     assert away.lines() == [f"- delete table {each} netplane" for each in ("ip", "ip6")]
 
 
