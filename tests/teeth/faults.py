@@ -57,6 +57,7 @@ _ORACLE = ("tests/cases_test/test_corpus.py", "-k", "oracle_answers")
 _PLAN = ("tests/plan",)
 _WALKED = ("tests/backends/nftables/test_against_the_oracle.py",)
 _LAWS = ("tests/generated/test_laws.py", "tests/generated/test_churn.py")
+_CHURN = (f"tests/churn/test_live.py::test_whatever_changes_the_kernel_follows_and_no_connection_suffers[{EVERY}]",)
 _WALKS = ("tests/generated/test_kernel_walks.py",)
 _ROUNDS = "tests/agent/test_reconcile.py"
 
@@ -260,7 +261,7 @@ NODE = {
             for each in pending:
                 each.make()
 """,
-        _WALKS,
+        _CHURN,
     ),
     "memory is believed after a failure": Fault(
         _HOST,
@@ -269,9 +270,9 @@ NODE = {
         (f"{_ROUNDS}::test_a_round_that_failed_is_followed_by_one_that_reads_the_kernel_even_if_nobody_asks_it_to",),
     ),
     "sweep though the source is incomplete": Fault(
-        "netplane.agent.loop",
-        "sweep=self._loaded.complete",
-        "sweep=True",
+        "netplane.agent.work",
+        "whole=whole, sweep=self.loaded.complete)",
+        "whole=whole, sweep=True)",
         _agent("after_a_restart_with_a_broken_file_nothing_is_swept_until_it_is_corrected"),
     ),
     "a broken file means that its objects are gone": Fault(
@@ -288,8 +289,8 @@ NODE = {
     ),
     "the kernel is never compared as a whole": Fault(
         "netplane.agent.pace",
-        "if not (repair or self._failures or now >= self._last_whole + self._limits.at_most):",
-        "if not (repair or self._failures):",
+        "bool(self._failures) or now >= self._last_whole + self._limits.at_most",
+        "bool(self._failures)",
         ("tests/agent/test_pace.py",),
     ),
 }
