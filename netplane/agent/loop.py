@@ -205,11 +205,11 @@ class _Agent:
         if by := self._events.read(self._work.reconciler.program):
             self._disturbed(by)
 
-    def _disturbed(self, by: str) -> None:
-        """Somebody changed what is ours. Until it is repaired it does not matter what else changes."""
+    def _disturbed(self, by: str = "") -> None:
+        """Somebody, `by` if we know, changed what is ours. Until it is repaired nothing else matters."""
         self._events.leave()
         self._culprit = self._culprit or by
-        self._pace.disturbed()
+        self._pace.disturbed(sure=bool(by))
         self._wake.set()
 
     def _poll_later(self) -> None:
@@ -220,7 +220,7 @@ class _Agent:
         self._polling = None
         self._poll_later()
         if not self._busy and not self._pace.repairing and self._host_says(self._host.disturbed):
-            self._disturbed("")
+            self._disturbed()
 
     def _alive(self) -> None:
         self._loop.call_later(self._systemd.watchdog_seconds / 2, self._alive)
@@ -267,7 +267,7 @@ class _Agent:
             return
         self._events.join()
         if self._host_says(self._host.mark) != mark:
-            self._disturbed("")
+            self._disturbed()
 
     def _done(self, done: Round, reach: Reach) -> None:
         failure, started = self._history.failure, self._history.started

@@ -42,7 +42,7 @@ class Pace:
     def __init__(self, limits: Limits, now: float) -> None:
         self._limits = limits
         self._changed = True
-        self._disturbed = False
+        self._disturbed = self._damaged = False
         self._failures = 0
         self._last = now - limits.at_least
         self._last_whole = now - limits.at_most
@@ -52,9 +52,13 @@ class Pace:
         """The source has something new."""
         self._changed = True
 
-    def disturbed(self) -> None:
-        """Somebody else changed something of ours in the kernel."""
+    def disturbed(self, *, sure: bool) -> None:
+        """Somebody else changed something of ours in the kernel, or (not `sure`) something that may be ours.
+
+        Where something of ours is surely damaged, changes wait for the repair: they would only fail.
+        """
         self._disturbed = True
+        self._damaged = self._damaged or sure
 
     @property
     def repairing(self) -> bool:
@@ -67,7 +71,7 @@ class Pace:
         repair = self._disturbed and now >= self._last_repair + REPAIR_SECONDS
         everything = bool(self._failures) or now >= self._last_whole + self._limits.at_most
         if self._disturbed and (repair or everything):
-            self._disturbed = False
+            self._disturbed = self._damaged = False
             self._last_repair = now
         return Reach.EVERYTHING if everything else Reach.KERNEL if repair else Reach.CHANGES
 
@@ -93,4 +97,4 @@ class Pace:
         if self._disturbed:
             wanted = min(wanted, self._last_repair + REPAIR_SECONDS)
         soon = self._last + self._limits.at_least
-        return soon if self._changed else max(soon, wanted)
+        return soon if self._changed and not self._damaged else max(soon, wanted)

@@ -11,9 +11,9 @@ from netplane.kernel.conntrack import Connection, Status, Tuple
 _TCP, _SCTP = 6, 132
 _TCP_ESTABLISHED = 3  # TCP_CONNTRACK_ESTABLISHED; greater numbers are the ways of closing
 
-Key = tuple[int, Tuple]
+Key = tuple[int, int, Tuple]
 Established = Mapping[Key, Tuple]
-"""Translated connections by protocol and original direction; where their answers come from."""
+"""Translated connections by zone, protocol and original direction; where their answers come from."""
 
 
 class _Fate(Enum):
@@ -36,14 +36,18 @@ class Connections:
 
 def established(connections: Iterable[Connection]) -> Established:
     """TCP and SCTP connections that are up and whose addresses are rewritten."""
-    return {(each.protocol, each.original): each.reply for each in connections if _is_up(each) and _is_translated(each)}
+    return {_key(each): each.reply for each in connections if _is_up(each) and _is_translated(each)}
 
 
 def compare(before: Established, now: Iterable[Connection]) -> Connections:
     """What became of the connections that were there before."""
-    found = {(each.protocol, each.original): each for each in now}
+    found = {_key(each): each for each in now}
     fates = [_fate(reply, found.get(key)) for key, reply in before.items()]
     return Connections(*(fates.count(fate) for fate in _Fate))
+
+
+def _key(each: Connection) -> Key:
+    return each.zone, each.protocol, each.original
 
 
 def _fate(reply: Tuple, now: Connection | None) -> _Fate:

@@ -158,7 +158,7 @@ def test_after_a_success_the_pace_is_as_before_the_failures(pace):
 
 
 def test_a_disturbance_is_repaired_as_soon_as_rounds_may_be(pace):
-    pace.disturbed()
+    pace.disturbed(sure=True)
     assert pace.repairing
     assert pace.due() == START + LIMITS.at_least
     assert pace.start(pace.due()) is Reach.KERNEL
@@ -166,9 +166,9 @@ def test_a_disturbance_is_repaired_as_soon_as_rounds_may_be(pace):
 
 
 def test_a_second_disturbance_is_repaired_a_second_after_the_first(pace):
-    pace.disturbed()
+    pace.disturbed(sure=True)
     succeed(pace, START + 10)
-    pace.disturbed()
+    pace.disturbed(sure=True)
     assert pace.due() == max(START + 10 + LIMITS.at_least, START + 10 + REPAIR_SECONDS)
 
 
@@ -176,7 +176,7 @@ def test_constant_disturbance_makes_one_repair_a_second():
     pace, now, repairs = Pace(Limits(at_least=0.05), START), START, 0
     succeed(pace, START)
     while now < START + 20:
-        pace.disturbed()
+        pace.disturbed(sure=True)
         now = pace.due()
         repairs += succeed(pace, now) is Reach.KERNEL
     assert 19 <= repairs <= 22
@@ -185,9 +185,9 @@ def test_constant_disturbance_makes_one_repair_a_second():
 def test_rounds_of_changes_between_two_repairs_do_not_look_at_the_kernel_and_leave_the_repair_to_come():
     pace = Pace(Limits(at_least=0.05), START)
     succeed(pace, START)
-    pace.disturbed()
+    pace.disturbed(sure=False)
     assert succeed(pace, START + 1) is Reach.KERNEL
-    pace.disturbed()
+    pace.disturbed(sure=False)
     pace.changed()
     assert pace.due() == START + 1.05
     assert succeed(pace, START + 1.05) is Reach.CHANGES
@@ -197,22 +197,22 @@ def test_rounds_of_changes_between_two_repairs_do_not_look_at_the_kernel_and_lea
 
 
 def test_a_disturbance_during_a_round_is_the_business_of_the_next(pace):
-    pace.disturbed()
+    pace.disturbed(sure=True)
     reach = pace.start(START + 1)
-    pace.disturbed()
+    pace.disturbed(sure=True)
     pace.done(START + 1, reach)
     assert pace.repairing
 
 
 def test_the_comparison_of_everything_repairs_too(pace):
-    pace.disturbed()
+    pace.disturbed(sure=True)
     assert pace.start(START + LIMITS.at_most) is Reach.EVERYTHING
     assert not pace.repairing
 
 
 def test_repairs_do_not_put_off_the_comparison_of_everything(pace):
     for second in range(1, 50):
-        pace.disturbed()
+        pace.disturbed(sure=True)
         assert succeed(pace, START + second) is Reach.KERNEL
     assert pace.due() == START + LIMITS.at_most
 
@@ -221,6 +221,20 @@ def test_a_disturbance_may_be_the_correction_of_what_fails(pace):
     """Somebody removed the table that was in the way."""
     for second in (0, 2, 6, 14):
         fail(pace, START + second)
-    pace.disturbed()
+    pace.disturbed(sure=True)
     assert pace.due() == START + 14 + LIMITS.retry
     assert pace.start(pace.due()) is Reach.EVERYTHING
+
+
+def test_where_something_is_surely_damaged_changes_wait_for_the_repair():
+    pace = Pace(Limits(at_least=0.05), START)
+    succeed(pace, START)
+    pace.disturbed(sure=True)
+    assert succeed(pace, START + 1) is Reach.KERNEL
+    pace.disturbed(sure=True)
+    pace.disturbed(sure=False)
+    pace.changed()
+    assert pace.due() == START + 1 + REPAIR_SECONDS
+    assert succeed(pace, pace.due()) is Reach.KERNEL
+    pace.changed()
+    assert pace.due() == START + 1 + REPAIR_SECONDS + 0.05
