@@ -85,6 +85,9 @@ class Flows:
             return Cleaned()
         self.troubles.pop("flows", None)
         self._clean = plan
+        if done.way and (done.udp or done.tcp or done.erased):
+            found = {"udp": done.udp, "tcp": done.tcp, "erased": done.erased, "way": done.way.value}
+            log.info("removed stale flows", extra=found)
         return done
 
     def forget(self) -> None:

@@ -117,7 +117,10 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Answer with an ICMP or ICMPv6 port unreachable, for every protocol alike (truth table rows 7, 19)."""
+    """Answer with an ICMP or ICMPv6 port unreachable, for every protocol alike (truth table rows 7, 19).
+
+    TCP packets that open no connection are answered by a reset: their sender takes ICMP for a passing trouble.
+    """
 
 
 Verdict = Forward | Drop | Reject

@@ -4,7 +4,7 @@
           '------------- otherwise -----> decide-outside --+--->      of       from-node
     output (nat) -----------------------> decide-node -----'          elements from-outside
                                                                         |
-       drop  <---------------- verdict of the frontend -----------------+----> goto refuse (ICMP unreachable)
+       drop  <---------------- verdict of the frontend -----------------+----> goto refuse (unreachable, reset)
                                                                         |
               goto pick-3, or masq-pick-3 which marks first             v
               pick-3: dnat to slots[frontend . random of 3]   (one chain per endpoint *count*, not per Service)
@@ -54,10 +54,13 @@ NODE_PORT = "meta l4proto . th dport"
 # Priorities of the kernel's own NAT: NF_IP_PRI_NAT_DST and NF_IP_PRI_NAT_SRC.
 _DSTNAT, _SRCNAT, _FILTER = -100, 100, 0
 
+# A client in the middle of a connection takes an ICMP error for a passing trouble: only a reset ends it.
+_REFUSE = Chain("refuse", ("tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset", "reject"))
+
 
 def structure(family: Family, facts: NodeFacts, settings: Settings, picks: Iterable[Chain]) -> Structure:
     """The table of one family, with the given pick chains."""
-    chains = (*_hooks(family, settings), *_decisions(family, facts, settings), Chain("refuse", ("reject",)), *picks)
+    chains = (*_hooks(family, settings), *_decisions(family, facts, settings), _REFUSE, *picks)
     return Structure(
         chains={chain.name: chain for chain in sorted(chains, key=lambda chain: chain.name)},
         sets=_sets(family),

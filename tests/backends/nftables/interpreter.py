@@ -31,6 +31,8 @@ class Seen:
     mark: int = 0
     translated: bool = False
     invalid: bool = False
+    established: bool = False
+    """Whether its sender takes a connection to be up that the node knows nothing of; else it opens one."""
     masqueraded: bool = False
     remembered: str = ""
     """The set that now holds the source."""
@@ -285,6 +287,10 @@ def _arrives_over(name: str) -> Fragment:
     return _test(lambda _, packet: packet.iif == name)
 
 
+def _is_within_a_connection(_: Table, packet: Seen) -> bool:
+    return packet.protocol is Protocol.TCP and packet.established
+
+
 _NETWORK = r"[0-9a-f:][0-9a-f.:]+(?:/\d+)?"
 _SHAPES: list[tuple[str, Callable[..., Fragment]]] = [
     (rf"ip ([sd])addr (!= )?(\{{ {_NETWORK}(?:, {_NETWORK})* \}})", _in_networks),
@@ -310,7 +316,8 @@ _SHAPES: list[tuple[str, Callable[..., Fragment]]] = [
     (r"numgen random mod (\d+) 0", _one_in),
     (r"update @(\S+) \{ ip saddr \}", _remembers),
     (r"masquerade fully-random", lambda: _does(lambda packet: replace(packet, masqueraded=True), "accept")),
-    (r"(goto \S+|drop|reject)", _says),
+    (r"tcp flags & \(fin \| syn \| rst \| ack\) != syn", lambda: _test(_is_within_a_connection)),
+    (r"(goto \S+|drop|reject with tcp reset|reject)", _says),
 ]
 
 

@@ -25,7 +25,8 @@ class Sent:
     masqueraded: bool
 
 
-Outcome = Sent | str  # or "drop", "reject", "untouched"
+RESET = "reject with tcp reset"
+Outcome = Sent | str  # or "drop", "reject", RESET, "untouched"
 Outcomes = dict[Outcome, Fraction]
 
 
@@ -44,7 +45,7 @@ def _rules(table: Table, chain: str, index: int, packet: Seen) -> Iterator[tuple
             ways = _rules(table, chain, index + 1, packet)
         elif verdict.startswith("goto "):
             ways = _rules(table, verdict.removeprefix("goto "), 0, seen)
-        elif verdict in ("drop", "reject", "accept"):
+        elif verdict in ("drop", "reject", RESET, "accept"):
             ways = iter([(ONE, seen, verdict)])
         elif verdict:
             raise UnknownRule(f"verdict {verdict}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from ipaddress import ip_address
@@ -14,7 +15,7 @@ from random import Random
 import pytest
 from generated.clusters import NODE_IPS, OUTER_IPS, POD_IPS, World
 from interpreter import Seen, tables
-from packet_path import Outcomes, Sent, outcomes, ways
+from packet_path import RESET, Outcomes, Sent, outcomes, ways
 
 from netplane.backends.nftables import NFTABLES
 from netplane.model.address import Family, IPAddress, Protocol, family_of
@@ -124,6 +125,21 @@ def text(seed: int, index: int) -> str:
 def test_rules_do_what_the_oracle_says(seed):
     for plan in plans(seed):
         assert next(differences(plan, Random(seed)), "") == ""
+
+
+@pytest.mark.parametrize("seed", range(0, 30, 3))
+def test_a_packet_of_a_connection_nobody_knows_is_decided_as_a_first_one_but_rejected_with_a_reset(seed):
+    for plan in plans(seed):
+        kernel = tables(NFTABLES.text(NFTABLES.compile(plan).program))
+        for asked, link in packets(plan, Random(seed)):
+            table = kernel["ip" if asked.source.version == 4 else "ip6"]
+            first = Seen(asked.source, asked.destination, asked.protocol, asked.port, iif=link)
+            later = replace(first, established=True)
+            opened, found = (outcomes(table, each, frozenset(EXTRA)) for each in (first, later))
+            if asked.protocol is Protocol.TCP and opened == {"reject": 1}:
+                assert found == {RESET: 1}
+            else:
+                assert found == opened
 
 
 def _pool(verdict: Verdict) -> Pool | None:
