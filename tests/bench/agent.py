@@ -1,66 +1,76 @@
-"""The real agent in a namespace of its own, on a folder of manifests: start-up, memory, and change by change."""
+"""The real agent on a folder of manifests: start-up, memory, change by change, and while endpoints never rest."""
 
 from __future__ import annotations
 
-import os
 import random
-import select
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import clusters
-from bench.clusters import NODE, Change, Churn, Size
-from bench.nodes import BACKEND
-from bench.observe import Notifications
+from bench.clusters import TARGET_PORT, Change, Churn
+from bench.kube_proxy_iptables import endpoint_chain
+from bench.observe import Observer, observer
+from bench.process import Agent, hint
+from bench.results import AgentRun, Amount, Flaps
+from bench.ways import LEGACY, Way
+from netplane.kernel.iptables_facts import IptablesFacts
 from netplane.kernel.netns import Namespace
+from netplane.model.address import Family
+from netplane.programs.iptables import NAT
 
-_READY_SECONDS, _CHANGE_SECONDS, _END_SECONDS = 120.0, 30.0, 30.0
+READY_SECONDS = 300.0
+_CHANGE_SECONDS = 120.0
 _PAUSE = (0.06, 0.1)
 """Seconds between two changes. The agent's rounds are 0.05 apart, which is not what is measured here."""
+FLAPS_PER_SECOND = 100
+_SETTLED_SECONDS = 0.5
 
 
-@dataclass(slots=True)
-class AgentRun:
-    """What one run of the agent showed. Memory in MiB; `changes` are seconds from rename to kernel, by kind."""
-
-    start_seconds: float = 0.0
-    """From exec to ready: reading and decoding the manifests, the first round, and setting memory aside."""
-    started_mib: float = 0.0
-    ended_mib: float = 0.0
-    peak_mib: float = 0.0
-    changes: dict[str, list[float]] = field(default_factory=dict)
-
-
-def run_agent(size: Size, rounds: int, resized: int, seconds: float = 0.0) -> AgentRun:
-    """Start the agent on a cluster, change `2 * resized + 3 * rounds` endpoints by renaming files into place.
-
-    Go on with rounds until it has run for `seconds`.
-    """
+def run_agent(way: Way, amount: Amount) -> AgentRun:
+    """Start the agent on the big cluster, change endpoints one by one, then FLAPS_PER_SECOND of them."""
     found = AgentRun()
     with TemporaryDirectory(prefix="netplane-bench-") as place, Namespace() as namespace:
         folder = Path(place, "manifests")
         folder.mkdir()
-        clusters.write_manifests(size, folder)
+        clusters.write_manifests(amount.big, folder)
+        hint(way, namespace)
         started = time.perf_counter()
-        with _agent(namespace, folder, Path(place)) as process:
+        with Agent(way, namespace, folder, Path(place)) as agent:
+            agent.must_be_ready(READY_SECONDS)
             found.start_seconds = time.perf_counter() - started
-            found.started_mib = _memory(process.pid, "VmRSS")
-            with Notifications(namespace) as seen:
-                churn = Churn(size)
-                for change in churn.neighbours():
-                    _one(change, folder, seen)
-                ends = time.monotonic() + seconds
-                for change in chain(churn.resized(resized), churn.rounds(rounds), _until(ends, churn)):
-                    found.changes.setdefault(change.kind.value, []).append(_one(change, folder, seen))
-            found.ended_mib, found.peak_mib = _memory(process.pid, "VmRSS"), _memory(process.pid, "VmHWM")
+            found.started_mib = agent.memory("VmRSS")
+            churn, seen = Churn(amount.big), observer(way, namespace, agent)
+            try:
+                _one_by_one(amount, folder, churn, seen, found)
+            finally:
+                seen.close()
+            if amount.flap_seconds:
+                found.flaps = _flap(way, amount, namespace, folder, agent, churn)
+            found.ended_mib, found.peak_mib = agent.memory("VmRSS"), agent.memory("VmHWM")
     return found
+
+
+def _one_by_one(amount: Amount, folder: Path, churn: Churn, seen: Observer, found: AgentRun) -> None:
+    """At least one of each kind, all of them if there is time, and more if there is too much."""
+    for change in churn.neighbours():
+        _one(change, folder, seen)
+    began = time.monotonic()
+    for change in chain(churn.rounds(1), churn.resized(1)):
+        found.changes.setdefault(change.kind.value, []).append(_one(change, folder, seen))
+    enough = began + max(amount.change_seconds, amount.agent_seconds)
+    rest = chain(churn.resized(amount.resized - 1), churn.rounds(amount.changes - 1))
+    for change in chain(_before(enough, rest), _until(began + amount.agent_seconds, churn)):
+        found.changes.setdefault(change.kind.value, []).append(_one(change, folder, seen))
+
+
+def _before(ends: float, changes: Iterator[Change]) -> Iterator[Change]:
+    for change in changes:
+        if time.monotonic() >= ends:
+            return
+        yield change
 
 
 def _until(ends: float, churn: Churn) -> Iterator[Change]:
@@ -68,46 +78,59 @@ def _until(ends: float, churn: Churn) -> Iterator[Change]:
         yield from churn.rounds(1)
 
 
-def _one(change: Change, folder: Path, seen: Notifications) -> float:
+def _one(change: Change, folder: Path, seen: Observer) -> float:
     """Rename a new version of a manifest into place; seconds until the kernel has it."""
     time.sleep(random.uniform(*_PAUSE))
-    name = clusters.file_of(change.index)
-    new = folder.parent / name  # on the same file system, but not watched: the agent sleeps until the rename
-    new.write_text(clusters.manifest(change.index, change.addresses))
+    new = written(change, folder)
     seen.drain()
     started = time.perf_counter_ns()
-    new.rename(folder / name)
-    return (seen.wait(change.came, change.went, _CHANGE_SECONDS) - started) / 1e9
+    new.rename(folder / new.name)
+    return (seen.wait(change, _CHANGE_SECONDS) - started) / 1e9
 
 
-@contextmanager
-def _agent(namespace: Namespace, folder: Path, place: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The agent, ready. Raises RuntimeError with what it said if it does not become so."""
-    ready, tell = os.pipe()
-    log = place / "log"
-    words = (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", NODE)
-    options = ("--run-dir", str(place / "run"), "--backend", BACKEND, "--log", "json", "--ready-fd", str(tell))
+def written(change: Change, folder: Path, target_port: int = TARGET_PORT) -> Path:
+    """The new version, on the same file system, but not watched: the agent sleeps until it is renamed."""
+    new = folder.parent / clusters.file_of(change.index)
+    new.write_text(clusters.manifest(change.index, change.addresses, target_port))
+    return new
+
+
+# --- endpoints that never rest ---
+
+
+def _flap(way: Way, amount: Amount, namespace: Namespace, folder: Path, agent: Agent, churn: Churn) -> Flaps:
+    """FLAPS_PER_SECOND endpoints change, evenly, however far the agent gets. The last one is an endpoint added."""
+    *changes, last = churn.rounds(max(round(amount.flap_seconds * FLAPS_PER_SECOND / 3), 1))
+    before, rounds, found = agent.used(), agent.rounds, Flaps(changes=len(changes) + 1)
+    began = time.monotonic()
+    for number, change in enumerate(changes):
+        new = written(change, folder)
+        time.sleep(max(began + number / FLAPS_PER_SECOND - time.monotonic(), 0))
+        new.rename(folder / new.name)
+    seen = observer(way, namespace, agent)
     try:
-        with log.open("wb") as said:
-            process = namespace.run(lambda: subprocess.Popen((*words, *options), stderr=said, pass_fds=(tell,)))
-        os.close(tell)
-        try:
-            waiting = select.select([ready], [], [], _READY_SECONDS)[0]
-            if not waiting or not os.read(ready, 1):
-                raise RuntimeError(f"the agent did not become ready: {log.read_text()[-2000:]}")
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        new = written(last, folder)
+        seen.drain()
+        renamed = time.monotonic()
+        new.rename(folder / new.name)
+        seen.wait(last, _CHANGE_SECONDS)
+        while way == LEGACY and not _legacy_has(last, namespace):
+            seen.wait(last, _CHANGE_SECONDS)  # what it had done was the round before
+        ended = time.monotonic()
     finally:
-        os.close(ready)
+        seen.close()
+    found.lag, found.seconds = ended - renamed, ended - began
+    time.sleep(_SETTLED_SECONDS)  # until its programs have ended, and it has said so
+    used = agent.used().since(before)
+    found.itself, found.programs, found.rounds = used.itself, used.programs, agent.rounds - rounds
+    return found
 
 
-def _memory(pid: int, what: str) -> float:
-    """VmRSS or VmHWM of a process, in MiB."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) / 1024
+def _legacy_has(change: Change, namespace: Namespace) -> bool:
+    """Whether the endpoints that came have chains."""
+
+    def work() -> frozenset[str]:
+        with IptablesFacts() as facts:
+            return facts.legacy(facts.legacy_marks()).chains.get((Family.IPV4, NAT), frozenset())
+
+    return namespace.run(work).issuperset(endpoint_chain(change.index, each) for each in change.came)

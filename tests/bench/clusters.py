@@ -91,10 +91,10 @@ def snapshot(size: Size) -> Snapshot:
     )
 
 
-def manifest(index: int, addresses: Addresses) -> str:
+def manifest(index: int, addresses: Addresses, target_port: int = TARGET_PORT) -> str:
     """A Service and its slice, as JSON."""
     meta = {"namespace": _NAMESPACE, "name": f"svc-{index}"}
-    port = {"name": "http", "protocol": "TCP", "port": SERVICE_PORT, "targetPort": TARGET_PORT}
+    port = {"name": "http", "protocol": "TCP", "port": SERVICE_PORT, "targetPort": target_port}
     ip = str(cluster_ip(index))
     items = [
         {
@@ -112,7 +112,7 @@ def manifest(index: int, addresses: Addresses) -> str:
                 "labels": {"kubernetes.io/service-name": f"svc-{index}"},
             },
             "addressType": "IPv4",
-            "ports": [{"name": "http", "protocol": "TCP", "port": TARGET_PORT}],
+            "ports": [{"name": "http", "protocol": "TCP", "port": target_port}],
             "endpoints": [
                 {"addresses": [str(each)], "conditions": {"ready": True}, "nodeName": node_of(each)}
                 for each in addresses
@@ -127,8 +127,8 @@ def file_of(index: int) -> str:
     return f"svc-{index}.json"
 
 
-def write_manifests(size: Size, folder: Path) -> None:
-    """The whole cluster, a file for each Service and one for the Node."""
+def write_manifests(size: Size, folder: Path, target_ports: tuple[int, ...] = (TARGET_PORT,)) -> None:
+    """The whole cluster, a file for each Service and one for the Node. Services have the target ports by turns."""
     node = {
         "apiVersion": "v1",
         "kind": "Node",
@@ -138,7 +138,9 @@ def write_manifests(size: Size, folder: Path) -> None:
     }
     (folder / "node.json").write_text(json.dumps(node))
     for index in range(size.services):
-        (folder / file_of(index)).write_text(manifest(index, endpoints(index, size)))
+        (folder / file_of(index)).write_text(
+            manifest(index, endpoints(index, size), target_ports[index % len(target_ports)])
+        )
 
 
 class Kind(Enum):

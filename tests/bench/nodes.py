@@ -1,4 +1,4 @@
-"""A node between a Pod and the endpoints, and what programs it: netplane or the baseline.
+"""A node between a Pod and the endpoints, and netplane on it.
 
     Pod 10.255.0.2 ---- node 192.0.2.1 ---- 192.0.2.2 every endpoint there is (AnyIP), listening on one socket
 
@@ -7,28 +7,26 @@ Everything is in anonymous namespaces and gone with the object.
 
 from __future__ import annotations
 
-import gc
 import socket
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network
-from types import TracebackType
-from typing import Self, TypeVar
 
-from bench import kube_proxy_nft
-from bench.clusters import CLIENT, NODE, NODE_ADDRESS, POD_RANGE, TARGET_PORT, Change, Size, service_id, slices
+from bench.baselines import send
+from bench.clusters import CLIENT, NODE, NODE_ADDRESS, POD_RANGE, TARGET_PORT, Change, service_id, slices
+from bench.timing import collecting_later, timed
+from bench.ways import IPTABLES, LEGACY, NFTABLES, Way
 from netplane.agent.reconcile import Reconciler
 from netplane.backends.registry import backend_named
-from netplane.kernel import command, links, sysctls
-from netplane.kernel.host import Host
+from netplane.closing import Closing
+from netplane.kernel import links, sysctls
+from netplane.kernel.host import Host, HostOptions
+from netplane.kernel.iptables_variants import AUTO
 from netplane.kernel.links import Links, Order, Peer
 from netplane.kernel.netns import Namespace
 from netplane.model.snapshot import Snapshot
 from netplane.model.table import derived
 from netplane.plan.settings import Settings
 
-BACKEND = "nftables"
 BACKLOG = 256
 
 _FAR = IPv4Address("192.0.2.2")
@@ -37,29 +35,8 @@ _POD_LINK, _UPLINK, _OWN = 10, 11, 2
 _ALL = IPv4Network("0.0.0.0/0")
 _CARRIER_SECONDS = 30.0
 
-Result = TypeVar("Result")
 
-
-def timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds that `work` takes, and what it returns."""
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
-
-
-@contextmanager
-def collecting_later() -> Iterator[None]:
-    """Treat memory as the agent does: no collections while what stays is made, which is never visited afterwards."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.collect()
-        gc.freeze()
-        gc.enable()
-
-
-class Node:
+class Node(Closing):
     """Three namespaces, wired. `listening` accepts connections to any endpoint."""
 
     def __init__(self) -> None:
@@ -73,14 +50,6 @@ class Node:
         """Let go of the namespaces."""
         self._made.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _wire(self) -> None:
         self.node.run(lambda: sysctls.write({"net/ipv4/ip_forward": 1}))
         near, far = Peer("eth0", _OWN, self.pod.fd), Peer("eth0", _OWN, self.far.fd)
@@ -93,6 +62,7 @@ class Node:
             links.address(NODE_ADDRESS, 24, _UPLINK),
             links.route(IPv4Network(CLIENT), _POD_LINK),
             links.route(POD_RANGE, _UPLINK, _FAR),
+            links.route(_ALL, _UPLINK, _FAR),  # a cluster IP has a route before it is translated
         )
         _carry_out(
             self.pod,
@@ -113,13 +83,13 @@ class Node:
             namespace.run(lambda names=names: _wait(names))
 
 
-class Netplane:
+class Netplane(Closing):
     """netplane on a node, in this process: the same objects the agent has."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
-        self._host = namespace.run(Host)
-        self._reconciler = Reconciler(NODE, Settings(), backend_named(BACKEND), self._host)
+    def __init__(self, way: Way, namespace: Namespace) -> None:
+        self._way, self._namespace = way, namespace
+        self._host = namespace.run(lambda: host(way))
+        self._reconciler = Reconciler(NODE, Settings(), backend_named(way.backend), self._host)
         self._snapshot = Snapshot()
 
     def load(self, snapshot: Snapshot) -> float:
@@ -141,13 +111,14 @@ class Netplane:
     def compare(self, *, disturbed: bool) -> float:
         """Seconds to find that the kernel has everything, as the agent does now and then.
 
-        `disturbed`: somebody else has changed nf_tables since, though nothing of ours.
+        `disturbed`: somebody else has changed the same mechanism since, though nothing of ours.
         """
+        come, go = _SOMEBODY_ELSE[self._way]
         if disturbed:
-            _nft(self._namespace, "add table ip somebody-else")
+            send(self._namespace, "", *come.split())
         seconds = timed(lambda: self._reconcile(whole=True))[0]
         if disturbed:
-            _nft(self._namespace, "delete table ip somebody-else")
+            send(self._namespace, "", *go.split())
         return seconds
 
     def close(self) -> None:
@@ -158,25 +129,16 @@ class Netplane:
         self._namespace.run(lambda: self._reconciler.reconcile(self._snapshot, whole=whole, sweep=True))
 
 
-class Baseline:
-    """The baseline's rulesets on a node."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
-
-    def load(self, size: Size) -> float:
-        """Seconds `nft` takes for the whole ruleset; making its text is not counted."""
-        script = kube_proxy_nft.ruleset(size)
-        return timed(lambda: _nft(self._namespace, script))[0]
-
-    def change(self, change: Change) -> float:
-        """Seconds `nft` takes for what is sent when the endpoints of one Service change."""
-        script = kube_proxy_nft.change(change.index, change.addresses, change.came, change.went)
-        return timed(lambda: _nft(self._namespace, script))[0]
+def host(way: Way) -> Host:
+    """The host of the calling thread's namespace, for a way of which it may have nothing yet."""
+    return Host(HostOptions(iptables_variant=way.variant or AUTO))
 
 
-def _nft(namespace: Namespace, script: str) -> None:
-    namespace.run(lambda: command.run("nft", "-f", "-", stdin=script, mechanism="bench", doing="load"))
+_SOMEBODY_ELSE = {
+    NFTABLES: ("nft add table ip somebody-else", "nft delete table ip somebody-else"),
+    IPTABLES: ("iptables-nft -t nat -N SOMEBODY-ELSE", "iptables-nft -t nat -X SOMEBODY-ELSE"),
+    LEGACY: ("iptables-legacy -t nat -N SOMEBODY-ELSE", "iptables-legacy -t nat -X SOMEBODY-ELSE"),
+}
 
 
 def _carry_out(namespace: Namespace, *orders: Order) -> None:

@@ -8,32 +8,52 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from bench import clusters, kube_proxy_nft, report
-from bench.agent import AgentRun, run_agent
+from bench import clusters, kube_proxy_iptables, kube_proxy_nft, report
+from bench.agent import run_agent
+from bench.baselines import IptablesBaseline, NftBaseline, baseline
 from bench.clusters import SERVICE_PORT, Churn, Kind, Size, cluster_ip, endpoints
-from bench.measure import (
-    BASELINE_LAST,
-    BASELINE_ONLY,
-    CONTROL,
-    LAST,
-    ONLY,
-    Amount,
-    Changes,
-    ColdLoads,
-    Load,
-    Results,
-    Stages,
-    baseline_cold,
-    measure,
-    netplane_cold,
-)
-from bench.nodes import Baseline, Netplane, Node
+from bench.cold import baseline_cold, cold_loads, netplane_cold
+from bench.kills import killed
+from bench.measure import measure
+from bench.nodes import Netplane, Node
 from bench.observe import Notifications
 from bench.packets import Target, connect_times
+from bench.results import (
+    Amount,
+    ColdLoads,
+    Flaps,
+    Load,
+)
+from bench.tables import tables
+from bench.ways import IPTABLES, LEGACY, NFTABLES, WAYS, private_lock
 from netplane.kernel.netns import Namespace
 from netplane.sources.manifests import load
 
 SMALL = Size(5, 4)
+TINY = Amount(
+    loads=(Load(SMALL, 1, 0),),
+    big=SMALL,
+    changes=1,
+    resized=1,
+    change_seconds=60.0,
+    per_baseline=1,
+    comparisons=1,
+    counts=(1, 3, 5),
+    packet_rounds=2,
+    packet_samples=10,
+    agent_seconds=0.0,
+    flap_seconds=0.3,
+    kills=2,
+)
+
+every_way = pytest.mark.parametrize("way", WAYS, ids=str)
+every_baseline = pytest.mark.parametrize("way", [NFTABLES, IPTABLES, LEGACY], ids=str)
+
+
+@pytest.fixture(autouse=True)
+def own_lock():
+    with private_lock():
+        yield
 
 
 # --- clusters ---
@@ -111,16 +131,95 @@ def test_the_baseline_has_a_chain_with_a_map_of_its_own_for_every_service():
 def test_the_kernel_takes_the_baseline_and_what_follows_a_change():
     churn = Churn(SMALL)
     with Namespace() as namespace:
-        baseline = Baseline(namespace)
-        assert baseline.load(SMALL) > 0
+        made = NftBaseline(namespace)
+        assert made.load(SMALL) > 0
         for change in [*churn.neighbours(), *churn.rounds(5), *churn.resized(2)]:
-            assert baseline.change(change) > 0
+            assert made.change(change) > 0
         listed = namespace.run(lambda: subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True))
     last = change.addresses
     shown = next(line for line in listed.stdout.splitlines() if f"{last[0]} . 8080" in line)
     assert listed.stdout.count("numgen random") == SMALL.services
     assert f"mod {len(last)} map" in shown
     assert all(f"{each} . 8080" in listed.stdout for each in last)
+
+
+def test_the_chains_of_the_iptables_baseline_have_the_names_kube_proxy_gives_them():
+    names = {("ns4/svc4:p80", "10.180.0.4:80"): ("4SW47YFZTEDKD3PK", "UKSFD7AGPMPPLUHC")}
+    for (port, endpoint), (service, separate) in names.items():
+        assert kube_proxy_iptables.hashed(f"{port}tcp") == service
+        assert kube_proxy_iptables.hashed(f"{port}tcp{endpoint}") == separate
+
+
+def test_the_iptables_baseline_is_a_linear_list_and_rules_for_every_endpoint():
+    lines = kube_proxy_iptables.ruleset(SMALL).splitlines()
+    first = kube_proxy_iptables.service_chain(0)
+    assert sum(line.startswith("-A KUBE-SERVICES ") for line in lines) == SMALL.services + 1
+    chances = [line.split("--probability ")[-1].split()[0] for line in lines if line.startswith(f"-A {first} ")]
+    assert chances[1:4] == ["0.2500000000", "0.3333333333", "0.5000000000"]
+    for each in endpoints(0, SMALL):
+        own = kube_proxy_iptables.endpoint_chain(0, each)
+        assert f"-A {own} -m comment --comment bench/svc-0:http -s {each} -j KUBE-MARK-MASQ" in lines
+        assert any(line.startswith(f"-A {own} ") and f"--to-destination {each}:8080" in line for line in lines)
+
+
+def test_beyond_a_thousand_endpoints_rules_of_endpoints_have_no_comments():
+    lines = kube_proxy_iptables.ruleset(Size(101, 10)).splitlines()
+    assert not [line for line in lines if line.startswith("-A KUBE-SEP-") and "comment" in line]
+    assert all("comment" in line for line in lines if line.startswith("-A KUBE-SERVICES "))
+
+
+def test_a_partial_sync_writes_every_top_level_chain_and_one_service():
+    change = next(Churn(SMALL).rounds(1))
+    script = kube_proxy_iptables.change(
+        SMALL, change.index, change.addresses, change.went, kube_proxy_iptables.dispatch(SMALL)
+    )
+    lines = script.splitlines()
+    assert [line for line in lines if line.startswith(":KUBE-SVC-")] == [
+        f":{kube_proxy_iptables.service_chain(change.index)} - [0:0]"
+    ]
+    assert sum(line.startswith("-A KUBE-SERVICES ") for line in lines) == SMALL.services + 1
+    assert f"-X {kube_proxy_iptables.endpoint_chain(change.index, change.went[0])}" in lines
+
+
+def saved(way, namespace):
+    program = f"iptables-{'legacy' if way == LEGACY else 'nft'}-save"
+    done = namespace.run(lambda: subprocess.run([program], capture_output=True, text=True, check=True))
+    return sorted(line for line in done.stdout.splitlines() if line.startswith("-A"))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("way", [IPTABLES, LEGACY], ids=str)
+def test_what_is_prepared_in_pieces_is_what_is_loaded_at_once(way):
+    size = Size(600, 2)  # more than two pieces, and a large cluster
+    with Namespace() as one, Namespace() as other:
+        IptablesBaseline(one, way.variant).load(size)
+        IptablesBaseline(other, way.variant).prepare(size)
+        assert saved(way, one) == saved(way, other)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("way", [IPTABLES, LEGACY], ids=str)
+def test_the_kernel_takes_the_iptables_baseline_and_what_follows_a_change(way):
+    churn = Churn(SMALL)
+    with Namespace() as namespace:
+        made = IptablesBaseline(namespace, way.variant)
+        assert made.load(SMALL) > 0
+        for change in [*churn.neighbours(), *churn.rounds(5), *churn.resized(2)]:
+            assert made.change(change) > 0
+        rules = "\n".join(saved(way, namespace))
+    assert all(f"--to-destination {each}:8080" in rules for each in change.addresses)
+    assert rules.count("-j DNAT") == SMALL.services * SMALL.endpoints
+
+
+@pytest.mark.kernel
+def test_a_baseline_that_takes_too_long_is_stopped_and_not_tried_with_more(monkeypatch):
+    before = [ColdLoads(str(NFTABLES), SMALL, stopped=120.0)]
+    found = cold_loads(Load(SMALL, 0, 1), (NFTABLES,), before)
+    assert found[0].baseline == []
+    assert found[0].stopped == 120.0
+    monkeypatch.setattr("bench.baselines.LIMIT_SECONDS", 0.0001)
+    with Namespace() as namespace:
+        assert IptablesBaseline(namespace, "nf_tables").load(SMALL) is None
 
 
 # --- nodes ---
@@ -142,208 +241,114 @@ def connect_to(index):
     return lambda: socket.create_connection((str(cluster_ip(index)), SERVICE_PORT), timeout=5)
 
 
-def loaded_netplane(node):
-    made = Netplane(node.node)
-    made.load(clusters.snapshot(SMALL))
-    return made
-
-
-def loaded_baseline(node):
-    made = Baseline(node.node)
-    made.load(SMALL)
-    return made
+@pytest.mark.lab
+@every_way
+def test_a_pod_reaches_the_endpoints_of_the_last_service_and_after_a_change_only_the_new_ones(way):
+    with Node() as node, Netplane(way, node.node) as made:
+        made.load(clusters.snapshot(SMALL))
+        only_the_new_ones(node, made)
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("load_it", [loaded_netplane, loaded_baseline])
-def test_a_pod_reaches_the_endpoints_of_the_last_service_and_after_a_change_only_the_new_ones(load_it):
-    last = SMALL.services - 1
+@every_baseline
+def test_the_baseline_leads_to_the_endpoints_and_after_a_change_only_to_the_new_ones(way):
     with Node() as node:
-        made = load_it(node)
-        try:
-            assert reached(node, last) <= set(endpoints(last, SMALL))
-            change = next(each for each in Churn(SMALL).resized(50) if each.index == last)
-            made.change(change)
-            assert reached(node, last) == set(change.addresses)
-        finally:
-            if isinstance(made, Netplane):
-                made.close()
+        made = baseline(way, node.node)
+        made.prepare(SMALL)
+        only_the_new_ones(node, made)
+
+
+def only_the_new_ones(node, made):
+    last = SMALL.services - 1
+    assert reached(node, last) <= set(endpoints(last, SMALL))
+    change = next(each for each in Churn(SMALL).resized(50) if each.index == last)
+    made.change(change)
+    assert reached(node, last) == set(change.addresses)
 
 
 @pytest.mark.lab
 def test_connection_times_come_for_every_target_in_the_number_asked_for():
     with Node() as node:
-        loaded_baseline(node)
+        NftBaseline(node.node).load(SMALL)
         times = connect_times({"first": Target(node, 0), "last": Target(node, SMALL.services - 1)}, 60)
     assert {name: len(each) for name, each in times.items()} == {"first": 100, "last": 100}
     assert all(0 < each < 5 for samples in times.values() for each in samples)
 
 
 @pytest.mark.kernel
-def test_notifications_show_when_endpoints_come_and_go():
+@pytest.mark.parametrize("way", [each for each in WAYS if each != LEGACY], ids=str)
+def test_notifications_show_when_endpoints_come_and_go(way):
     first, second = Churn(SMALL).neighbours()
-    with Namespace() as namespace:
-        netplane = Netplane(namespace)
-        try:
-            netplane.load(clusters.snapshot(SMALL))
-            with Notifications(namespace) as seen:
-                netplane.change(first)
-                netplane.change(second)
-                assert seen.wait(second.came, first.went, 5) > 0
-                seen.drain()
-                with pytest.raises(TimeoutError):
-                    seen.wait(second.came, (), 0.05)
-        finally:
-            netplane.close()
+    with Namespace() as namespace, Netplane(way, namespace) as netplane:
+        netplane.load(clusters.snapshot(SMALL))
+        with Notifications(way, namespace) as seen:
+            netplane.change(first)
+            netplane.change(second)
+            assert seen.wait(first, 5) > 0
+            assert seen.wait(second, 5) > 0
+            seen.drain()
+            with pytest.raises(TimeoutError):
+                seen.wait(second, 0.05)
 
 
 @pytest.mark.kernel
-def test_comparing_everything_finds_what_a_change_left_as_it_should_be():
-    with Namespace() as namespace:
-        netplane = Netplane(namespace)
-        try:
-            netplane.load(clusters.snapshot(SMALL))
-            for change in Churn(SMALL).rounds(3):
-                netplane.change(change)
-            with Notifications(namespace) as seen:
-                assert netplane.compare(disturbed=True) > 0
-                with pytest.raises(TimeoutError):
-                    seen.wait(change.came, (), 0.05)
-        finally:
-            netplane.close()
+@every_way
+def test_comparing_everything_finds_what_a_change_left_as_it_should_be(way):
+    with Namespace() as namespace, Netplane(way, namespace) as netplane:
+        netplane.load(clusters.snapshot(SMALL))
+        for change in Churn(SMALL).rounds(3):
+            netplane.change(change)
+        assert netplane.compare(disturbed=False) > 0
+        assert netplane.compare(disturbed=True) > 0
 
 
 @pytest.mark.kernel
-def test_cold_loads_time_every_stage():
-    stages = netplane_cold(SMALL)
+@every_way
+def test_cold_loads_time_every_stage(way):
+    stages = netplane_cold(way, SMALL)
     assert min(stages.plan, stages.compile, stages.diff, stages.kernel) > 0
     assert stages.total == pytest.approx(stages.plan + stages.compile + stages.diff + stages.kernel)
-    assert baseline_cold(SMALL) > 0
+    assert baseline_cold(way, SMALL) > 0
 
 
 @pytest.mark.lab
-def test_the_agent_is_measured_change_by_change_and_ends():
-    found = run_agent(SMALL, rounds=2, resized=1)
+@every_way
+def test_the_agent_is_measured_change_by_change_and_while_endpoints_never_rest(way):
+    found = run_agent(way, replace(TINY, changes=2))
     counts = {kind: len(samples) for kind, samples in found.changes.items()}
     assert counts == {"replaced": 2, "removed": 2, "added": 2, "new count": 1, "old count": 1}
     assert 0 < found.started_mib <= found.peak_mib
     assert found.start_seconds > 0
+    assert found.flaps.changes == 30
+    assert 0 < found.flaps.rounds <= 30
+    assert found.flaps.itself > 0
 
 
 @pytest.mark.lab
 def test_the_agent_is_changed_for_as_long_as_was_asked():
-    found = run_agent(SMALL, rounds=0, resized=0, seconds=0.5)
-    assert len(found.changes["replaced"]) == len(found.changes["added"]) > 0
+    found = run_agent(NFTABLES, replace(TINY, flap_seconds=0.0, agent_seconds=1.5))
+    assert len(found.changes["replaced"]) == len(found.changes["added"]) > 1
+    assert found.flaps == Flaps()
 
 
 @pytest.mark.lab
-def test_a_whole_run_makes_every_table():
-    amount = Amount(
-        (Load(SMALL, 1, 0),), SMALL, 1, 1, 1, comparisons=1, packet_rounds=2, packet_samples=10, agent_seconds=0
-    )
+@every_way
+def test_agents_are_killed_and_connections_notice_nothing(way):
+    found = killed(way, 3)
+    assert found.kills == 3
+    assert found.changes > 0
+    assert found.served > 0
+    assert (found.failed, found.broken, found.differences) == (0, 0, 0), found.wrong
+
+
+@pytest.mark.lab
+def test_a_whole_run_makes_every_table_and_a_part_only_its_own():
     said = []
-    results = measure(amount, said.append)
+    results = measure(TINY, said.append)
     assert said[0] == "cold load 5 x 4"
     assert len(results.cold[0].baseline) == 1  # loading the big node counts
-    text = report.text(results)
-    assert all(f"**{table.title}**" in text for table in report.tables(results))
-    assert json.loads(report.as_json(results))["samples"]["cold"][0]["netplane"]
-
-
-# --- arithmetic ---
-
-
-@pytest.mark.parametrize(
-    ("samples", "percent", "expected"),
-    [
-        ([5.0], 50, 5.0),
-        ([3.0, 1.0, 2.0, 4.0], 50, 2.0),
-        ([float(each) for each in range(1, 101)], 99, 99.0),
-        ([float(each) for each in range(1, 201)], 99, 198.0),
-        ([1.0, 2.0], 99, 2.0),
-    ],
-)
-def test_a_percentile_is_a_sample_that_so_many_are_not_above(samples, percent, expected):
-    assert report.percentile(samples, percent) == expected
-
-
-@pytest.mark.parametrize(
-    ("of", "to", "expected"), [(50.0, 2.0, "25 x"), (10.0, 2.0, "5.0 x"), (2.1, 2.0, "1.05 x"), (1.0, 2.0, "0.50 x")]
-)
-def test_ratios_keep_the_digits_that_matter(of, to, expected):
-    assert report.ratio(of, to) == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"), [(2.314, "2.31 s"), (0.1, "0.10 s"), (0.0042, "4.2 ms"), (0.0000312, "31.2 us")]
-)
-def test_seconds_are_shown_in_a_unit_one_can_read(value, expected):
-    assert report.seconds(value) == expected
-
-
-def sample_results():
-    big = Size(10_000, 10)
-    small, large = (Size(10_000, 2), Size(20_000, 2))
-    cold = [
-        ColdLoads(small, [Stages(0.4, 0.3, 0.2, 0.1), Stages(9.0, 9.0, 9.0, 9.0), Stages(0.4, 0.3, 0.2, 0.1)], [12.0]),
-        ColdLoads(large, [Stages(0.8, 0.6, 0.4, 0.2)], [48.0]),
-        ColdLoads(big, [Stages(1.0, 1.0, 1.0, 1.0)], []),
-    ]
-    one = {"replaced": [0.001], "removed": [0.003], "added": [0.002], "new count": [0.03], "old count": [0.01]}
-    changes = Changes(one, {"replaced": [0.1], "removed": [0.2], "added": [0.3]}, [0.1], [0.7])
-    agent = AgentRun(5.0, 150.0, 151.0, 180.0, {kind: [each[0] * 2] for kind, each in one.items()})
-    packets = {name: [[30e-6, 31e-6, 99e-6], [30e-6] * 3] for name in (LAST, CONTROL, BASELINE_LAST, BASELINE_ONLY)}
-    return Results({"kernel": "6.x"}, big, cold, changes, agent, packets | {ONLY: [[30e-6] * 3, [32e-6] * 3]})
-
-
-def rows_of(title, results):
-    table = next(each for each in report.tables(results) if each.title.startswith(title))
-    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
-
-
-def test_a_cold_load_is_the_median_of_its_runs_next_to_the_baseline_and_the_target():
-    rows = rows_of("Cold load", sample_results())
-    assert rows["10k x 2"]["all in"] == "1.00 s"
-    assert rows["10k x 2"]["ratio"] == "12.0 x"
-    assert rows["20k x 2"]["target"] == "all in <= 3.00 s: reached; kernel <= 1.00 s: reached"
-    assert rows["10k x 10"]["baseline"] == rows["10k x 10"]["target"] == ""
-
-
-def test_a_missed_target_is_called_missed():
-    results = sample_results()
-    results.cold[1].netplane = [Stages(0.8, 0.6, 0.5, 1.2)]
-    assert rows_of("Cold load", results)["20k x 2"]["target"].endswith("kernel <= 1.00 s: missed")
-    assert rows_of("More Services", results)["10k x 2 -> 20k x 2"]["target"] == "<= 2.2 x: missed"
-
-
-def test_doubling_is_compared_only_where_the_endpoints_are_as_many():
-    rows = rows_of("More Services", sample_results())
-    assert list(rows) == ["10k x 2 -> 20k x 2"]
-    assert rows["10k x 2 -> 20k x 2"] | {"netplane": "2.00 x", "baseline": "4.0 x"} == rows["10k x 2 -> 20k x 2"]
-
-
-def test_one_change_is_the_three_kinds_together_and_not_a_new_count():
-    rows = rows_of("One change", sample_results())
-    every = rows["any of these three (3 and 3 times)"]
-    assert every["in process p50 / p99"] == "2.0 ms / 3.0 ms"
-    assert every["end to end p50 / p99 / max"] == "4.0 ms / 6.0 ms / 6.0 ms"
-    assert every["ratio p50"] == "100 x"
-    assert every["target"] == "end to end p50 <= 5.0 ms: reached, p99 <= 20.0 ms: reached"
-    assert rows["to a count no other has (1 and 1 times)"]["baseline p50 / p99"] == ""
-
-
-def test_the_agents_most_memory_is_what_its_target_is_about():
-    results = sample_results()
-    results.agent = replace(results.agent, peak_mib=251.0)
-    assert rows_of("The agent", results)["most memory ever (VmHWM)"]["target"] == "<= 250 MiB: missed"
-
-
-def test_connections_are_compared_round_by_round():
-    rows = rows_of("First packet", sample_results())
-    assert rows[CONTROL]["ratio"] == "0.985 x"  # 31/30 and 30/32
-    assert rows[CONTROL]["in single rounds"] == "0.938 to 1.033"
-
-
-def test_tables_are_aligned_markdown():
-    table = report.Table("T", ("a", "bb"), (("ccc", "d"),))
-    assert report.rendered(table) == "**T**\n\n| a   | bb |\n|-----|----|\n| ccc | d  |"
+    made = tables(results)
+    assert len(made) == 5 + len(WAYS)  # all but the growth: there is one size
+    assert all(f"**{table.title}**" in report.text(results, made) for table in made)
+    assert json.loads(report.as_json(results, made))["samples"]["cold"][0]["netplane"]
+    assert [table.title[:9] for table in tables(measure(TINY, said.append, ("cold",)))] == ["Cold load"]
