@@ -13,12 +13,13 @@ import click
 from netplane.backends.registry import BACKENDS
 from netplane.cli.matrix import print_matrix
 from netplane.cli.options import backend_option, columns, output_option, say
-from netplane.errors import RequirementError
+from netplane.errors import InputError, RequirementError
 from netplane.kernel import probe
 
 if TYPE_CHECKING:
     from netplane.lab.hold import Held
     from netplane.lab.run import CaseResult
+    from netplane.lab.switching import Switched
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _ID = click.option("--id", "id_", default="", help="Which lab, if there are several.")
@@ -73,6 +74,37 @@ def run(
     if keep:
         _leave_up(folders[-1], results[-1].backend, agent=agent)
     if not all(result.agrees for result in results):
+        raise click.exceptions.Exit(1)
+
+
+@group.command(short_help="Change the backend of running agents under open connections.")
+@click.argument("case", type=_FOLDER)
+@click.argument("backends", nargs=-1, type=click.Choice(sorted(BACKENDS)))
+@output_option
+def switch(case: Path, backends: tuple[str, ...], output: str) -> None:
+    """Let the real agents of CASE go from backend to backend while connections are open and new ones are made.
+
+    BACKENDS are taken in order; without any: all of them, and back to the first. Exits 1 if a connection broke or a
+    new one failed.
+    """
+    from netplane.lab.cases import load_case
+    from netplane.lab.switching import switch_case
+
+    _require_root()
+    every = tuple(sorted(BACKENDS, reverse=True))
+    way = backends or (*every, every[0])
+    if len(way) < 2:
+        raise InputError(f"backends: {way[0]} alone is no way from one to another")
+    _tell(f"wiring, starting agents with {way[0]}, connecting")
+    results = []
+    for each in switch_case(load_case(case), way):
+        results.append(each)
+        _tell("")
+        if output == "text":
+            click.echo(_switched(each))
+    if output == "json":
+        click.echo(json.dumps([asdict(each) | {"unnoticed": each.unnoticed} for each in results], indent=2))
+    if not all(each.unnoticed for each in results):
         raise click.exceptions.Exit(1)
 
 
@@ -141,6 +173,14 @@ def _how_to_use(lab: Held) -> str:
         f"  look around  sudo netplane lab shell --id {lab.id} {next(name for name in lab.namespaces if '/' in name)}\n"
         f"  end it       sudo netplane lab down --id {lab.id}"
     )
+
+
+def _switched(each: Switched) -> str:
+    """`nftables -> iptables: 40 of 40 open connections go on, none of 940 new ones failed`."""
+    new = f"{each.failed or 'none'} of {each.made} new ones failed"
+    counted = f"; the agents count {each.counted} broken" if each.counted else ""
+    held = f"{each.open - each.broken} of {each.open} open connections go on"
+    return f"{each.before} -> {each.after}: {held}, {new}{counted}"
 
 
 def _require_root() -> None:

@@ -50,16 +50,18 @@ def _table(*headings: str) -> Table:
 
 
 def _packets(results: Sequence[CaseResult]) -> Table:
-    """One case: a row per packet, what was expected, and what was seen on each backend."""
+    """One case: a row per packet, what was expected, and what was seen on each backend: in full if there is one."""
     table = _table("packet", "expected", *(f"seen on {result.backend}" for result in results))
     by_line = [{packet.line: packet for packet in result.packets} for result in results]
     for line, packet in next((each for each in by_line if each), {}).items():
-        seen = [_seen(packets[line]) if line in packets else "-" for packets in by_line]
+        seen = [_seen(packets[line], len(by_line)) if line in packets else "-" for packets in by_line]
         table.add_row(_plain(packet.packet), _plain(packet.expected), *seen)
     return table
 
 
-def _seen(packet: PacketResult) -> str:
+def _seen(packet: PacketResult, backends: int) -> str:
+    if backends > 1 and packet.agrees and packet.seen == packet.expected:
+        return f"{_AGREES} the same"
     return f"{_AGREES if packet.agrees else _DIFFERS} {_plain(packet.seen)}"
 
 

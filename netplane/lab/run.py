@@ -6,12 +6,6 @@ and applies here, inside each node's namespace; `by_agent` starts the real agent
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netplane.backends.registry import backend_named
-from netplane.errors import KernelError, NetplaneError, one_line
+from netplane.errors import NetplaneError, one_line
 from netplane.kernel.host import Host
-from netplane.kernel.netns import Namespace
+from netplane.lab.agents import agents_of
 from netplane.lab.capture import recording
 from netplane.lab.cases import Case, Line, load_case
 from netplane.lab.compare import Comparison, compare
@@ -33,8 +27,6 @@ from netplane.lab.strangers import move_in
 from netplane.lab.trace import rules_for
 from netplane.plan.oracle import Decision
 
-AGENT_READY_SECONDS = 30.0
-AGENT_STOP_SECONDS = 10.0
 _WORST_TRACED = 3
 
 Program = Callable[[Lab, Case, str], AbstractContextManager[None]]
@@ -162,55 +154,8 @@ def in_process(lab: Lab, case: Case, backend: str) -> Iterator[None]:
 @contextmanager
 def by_agent(lab: Lab, case: Case, backend: str) -> Iterator[None]:
     """Run `netplane agent run` in every node's namespace; ready when all have applied once, ended at the end."""
-    agents: list[_Agent] = []
-    try:
-        for name, namespace in lab.nodes.items():
-            agents.append(_Agent(namespace, name, case, backend))
-        for agent in agents:
-            agent.wait_ready()
+    with agents_of(lab, case, backend):
         yield
-    finally:
-        for agent in agents:
-            agent.stop()
-
-
-class _Agent:
-    """One agent process. Its log is shown if it does not get ready."""
-
-    def __init__(self, namespace: Namespace, node: str, case: Case, backend: str) -> None:
-        self._node = node
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by stop()
-        self._run_directory = tempfile.TemporaryDirectory(prefix="netplane-lab-")
-        self._ready, told = os.pipe()
-        words = (sys.executable, "-m", "netplane", "agent", "run", "--node", node, "--from", str(case.folder.resolve()))
-        place = ("--run-dir", self._run_directory.name)
-        options = ("--backend", backend, *place, "--ready-fd", str(told), *case.settings.options)
-        self._process = namespace.run(
-            lambda: subprocess.Popen(
-                (*words, *options), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(told,)
-            )
-        )
-        os.close(told)
-
-    def wait_ready(self) -> None:
-        """Return when the first round was applied; KernelError with the agent's own words if that does not happen."""
-        readable, _, _ = select.select([self._ready], [], [], AGENT_READY_SECONDS)
-        if not readable or not os.read(self._ready, 1):
-            self._log.seek(0)
-            said = self._log.read()[-400:] or f"silent for {AGENT_READY_SECONDS:g} s"
-            raise KernelError(mechanism="agent", doing=f"get ready on {self._node}", said=said)
-
-    def stop(self) -> None:
-        """End it as an init system would."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(AGENT_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._ready)
-        self._log.close()
-        self._run_directory.cleanup()
 
 
 def _recorded(lab: Lab, case: Case, backend: str, options: RunOptions) -> AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """Real servers in pods, nodes and outside: each answers with its name, the client it saw and where it was reached.
 
-One thread serves all sockets of a lab. TCP answers as soon as a connection is there and closes it; UDP and SCTP
-answer each packet (SCTP with an INIT ACK whose cookie is the answer).
+One thread serves all sockets of a lab. TCP answers as soon as a connection is there and closes it, or goes on
+repeating what the client says; UDP and SCTP answer each packet (SCTP with an INIT ACK whose cookie is the answer).
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from netplane.model.address import Family, IPAddress, Protocol
 _BACKLOG = 1024
 Doors = Mapping[Port, str]
 """The ports that are open in one namespace, and who answers there."""
+Handler = Callable[[], None]
+Parting = Callable[[socket.socket], None]
+"""What is done with a TCP connection that has been answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,16 @@ class Answer:
 
 
 class Servers(Closing):
-    """The servers of one lab. They answer from the moment `listen` returns until `close`."""
+    """The servers of one lab. They answer from the moment `listen` returns until `close`.
 
-    def __init__(self) -> None:
+    With `lasting`, TCP connections stay until the client ends them, and get back what it says.
+    """
+
+    def __init__(self, *, lasting: bool = False) -> None:
         self._selector = selectors.DefaultSelector()
         self._sockets: list[socket.socket] = []
+        self._guests: set[socket.socket] = set()
+        self._part = self._stay if lasting else socket.socket.close
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._serve, name="lab-servers", daemon=True)
@@ -65,7 +73,7 @@ class Servers(Closing):
 
     def listen(self, namespace: Namespace, doors: Doors, *, everyone: bool = False) -> None:
         """Open `doors` in a namespace, for both families; with `everyone`, as whatever address it is reached at."""
-        opened = namespace.run(lambda: list(_open(doors, everyone)))
+        opened = namespace.run(lambda: list(_open(doors, everyone, self._part)))
         for made, handler in opened:
             self._sockets.append(made)
             self._selector.register(made, selectors.EVENT_READ, handler)
@@ -84,9 +92,29 @@ class Servers(Closing):
         os.eventfd_write(self._wake, 1)
         self._thread.join()
         self._selector.close()
-        for made in self._sockets:
+        for made in (*self._sockets, *self._guests):
             made.close()
         os.close(self._wake)
+
+    def _stay(self, made: socket.socket) -> None:
+        """Repeat what this client says. Runs in the serving thread."""
+        made.setblocking(False)
+
+        def repeat() -> None:
+            try:
+                if said := made.recv(65536):
+                    made.send(said)
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # the client is gone
+            self._selector.unregister(made)
+            self._guests.discard(made)
+            made.close()
+
+        self._guests.add(made)
+        self._selector.register(made, selectors.EVENT_READ, repeat)
 
     def _serve(self) -> None:
         while True:
@@ -113,14 +141,14 @@ def open_doors(servers: Servers, lab: Lab, probed: Iterable[Port]) -> None:
     servers.echo(lab.outside, first(Family.IPV4, OUTSIDE_ADDRESSES))
 
 
-def _open(doors: Doors, everyone: bool) -> Iterable[tuple[socket.socket, Callable[[], None]]]:
+def _open(doors: Doors, everyone: bool, part: Parting) -> Iterable[tuple[socket.socket, Handler]]:
     for family in Family:
         for (protocol, number), name in doors.items():
             match protocol:
                 case Protocol.TCP:
                     made = sockets.stream(family)
                     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    handler = _tcp(made, name)
+                    handler = _tcp(made, name, part)
                 case Protocol.UDP:
                     made = sockets.datagram(family)
                     handler = _udp(made, name, number)
@@ -147,16 +175,16 @@ def _ready(made: socket.socket, everyone: bool, port: int) -> socket.socket:
     return made
 
 
-def _tcp(listening: socket.socket, name: str) -> Callable[[], None]:
+def _tcp(listening: socket.socket, name: str, part: Parting) -> Handler:
     def serve() -> None:
         with suppress(BlockingIOError, ConnectionAbortedError):
             while True:
                 made, sender = listening.accept()
-                with made:
-                    local = made.getsockname()
-                    answer = Answer(name, sockets.address_of(sender), sender[1], sockets.address_of(local), local[1])
-                    with suppress(OSError):  # the client may be gone
-                        made.send(answer.encode())
+                local = made.getsockname()
+                answer = Answer(name, sockets.address_of(sender), sender[1], sockets.address_of(local), local[1])
+                with suppress(OSError):  # the client may be gone
+                    made.send(answer.encode())
+                part(made)
 
     return serve
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -101,3 +104,29 @@ def test_a_gap_would_have_been_seen(manifests):
             node.run(lambda: host.apply(program, reread=True))
             traffic.go_on(BETWEEN)
             assert traffic.wrong()
+
+
+def lab_switch(*words):
+    command = (sys.executable, "-m", "netplane", "lab", "switch", *map(str, words), "--output", "json")
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_lab_shows_that_a_switch_is_not_noticed(manifests):
+    done = lab_switch(manifests)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert [each["before"] for each in results] == sorted(BACKENDS, reverse=True)
+    assert all(each["unnoticed"] and each["open"] > 10 and each["made"] > 10 for each in results)
+
+
+def test_a_case_that_nobody_can_hold_a_connection_to_is_refused(manifests):
+    (manifests / "packets.txt").write_text("pod client udp 10.96.0.10:80 -> web-1, web-2\n")
+    done = lab_switch(manifests)
+    assert done.returncode == 3
+    assert "no TCP line" in done.stderr
+
+
+def test_one_backend_alone_is_no_switch(manifests):
+    done = lab_switch(manifests, FIRST)
+    assert done.returncode == 3
+    assert f"{FIRST} alone" in done.stderr
