@@ -161,7 +161,7 @@ class NftablesProgram:
 class ElementChanges:
     """Elements to remove and to add in one kernel transaction, removals first.
 
-    An element whose data changes stands on both sides.
+    An element whose data changes stands on both sides; so do ranges that make room for others they overlap.
     """
 
     remove: Elements = field(default_factory=dict)

@@ -6,6 +6,7 @@ Two ways to the same changes: `changes_from_found` compares everything with what
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from netplane.programs.nftables import (
     NftablesProgram,
     Part,
     SetName,
+    SetSpec,
     Structure,
 )
 from netplane.programs.nftables_text import (
@@ -64,8 +66,8 @@ def changes_from_found(found: Found, want: NftablesProgram) -> NftablesChanges:
         draft.structure(family, _Table(chains, table.sets), whole)
         wanted = whole_elements(want, family)
         for name in sorted({*table.elements, *wanted}):
-            if name in whole.sets:
-                draft.elements((family, name), table.elements.get(name, {}), wanted.get(name, {}))
+            if spec := whole.sets.get(name):
+                draft.elements((family, name), spec, table.elements.get(name, {}), wanted.get(name, {}))
     return draft.changes()
 
 
@@ -106,7 +108,8 @@ class Applied:
         shared_before, shared_after = self._recount(before, after)
         held, needed = _own(before) | shared_before, _own(after) | shared_after
         for where in sorted({*held, *needed}):
-            draft.elements(where, held.get(where, {}), needed.get(where, {}))
+            family, name = where
+            draft.elements(where, want.structure[family].sets[name], held.get(where, {}), needed.get(where, {}))
         return draft.changes()
 
     def _recount(self, before: list[Part], after: list[Part]) -> tuple[MutableElements, MutableElements]:
@@ -184,6 +187,21 @@ def as_found(program: NftablesProgram) -> Found:
     }
 
 
+def _in_the_way(gone: Iterable[bytes], new: Iterable[bytes]) -> list[bytes]:
+    """The ranges of `gone` that overlap one of `new`, and so must go before it comes: the kernel refuses both at once.
+
+    Both halves of a key begin with the same frontend, so ranges of different frontends never overlap.
+    """
+    ranges = sorted((key[: len(key) // 2], key[len(key) // 2 :]) for key in new)
+    starts = [first for first, _ in ranges]
+
+    def overlaps(key: bytes) -> bool:
+        nearest = bisect_right(starts, key[len(key) // 2 :]) - 1  # the last one that starts before this one ends
+        return nearest >= 0 and ranges[nearest][1] >= key[: len(key) // 2]
+
+    return [key for key in gone if overlaps(key)]
+
+
 class _Draft:
     """Changes being written: structure line by line, elements by set."""
 
@@ -226,11 +244,14 @@ class _Draft:
         self._swept.extend(f"delete chain {at} {name}" for name in gone)
         self._swept.extend(f"delete set {at} {name}" for name in sorted(had_sets - want.sets.keys()))
 
-    def elements(self, where: SetName, have: Mapping[bytes, Data], need: Mapping[bytes, Data]) -> None:
-        """Elements of one set to remove, to give other data and to add."""
+    def elements(self, where: SetName, spec: SetSpec, have: Mapping[bytes, Data], need: Mapping[bytes, Data]) -> None:
+        """Elements of one set to remove, to give other data or another range, and to add."""
         gone = {key: data for key, data in have.items() if key not in need}
         other = {key: have[key] for key, data in need.items() if key in have and have[key] != data}
         new = {key: data for key, data in need.items() if key not in have or key in other}
+        if spec.interval and gone and new:
+            for key in _in_the_way(gone, new):
+                other[key] = gone.pop(key)
         for kept, into in ((gone, self._remove), (other, self._replace), (new, self._add)):
             if kept:
                 into.setdefault(where, {}).update(kept)

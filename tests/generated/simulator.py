@@ -102,6 +102,8 @@ class Simulator:
             for key, data in elements.items():
                 if key in have:
                     raise Refused(f"add what is there: {name} {key.hex()}")
+                if name == "allowed" and any(_overlap(key, other) for other in have):
+                    raise Refused(f"add a range that overlaps another: {name} {key.hex()}")
                 have[key] = data
         self._check()
 
@@ -155,6 +157,12 @@ class Simulator:
                     raise Refused(f"chain {gone} is referred to: {text}")
                 if gone := set(_SET.findall(text)) - table.sets.keys():
                     raise Refused(f"set {gone} is referred to: {text}")
+
+
+def _overlap(one: bytes, other: bytes) -> bool:
+    """Whether two ranges of one frontend have anything in common."""
+    half = len(one) // 2
+    return one[:half] <= other[half:] and other[:half] <= one[half:]
 
 
 def plain(found: Found) -> dict[Family, tuple[object, object, object]]:

@@ -73,6 +73,10 @@ def _keys(elements: Elements) -> set[tuple[object, bytes]]:
     return {(name, key) for name, own in elements.items() for key in own}
 
 
+_ROOM = object()
+"""Of a range that makes room for another."""
+
+
 def _well_formed(changes: NftablesChanges, have: NftablesProgram, want: NftablesProgram) -> None:
     """What the fields of `NftablesChanges` promise of the elements in them."""
     make, sweep = changes.make_elements, changes.sweep_elements
@@ -80,7 +84,7 @@ def _well_formed(changes: NftablesChanges, have: NftablesProgram, want: Nftables
     for name, elements in make.remove.items():
         for key, data in elements.items():
             assert before[name[0]][name[1]][key] == data
-            assert make.add[name][key] != data
+            assert make.add[name].get(key, _ROOM) != data
     for name, elements in make.add.items():
         for key, data in elements.items():
             assert after[name[0]][name[1]][key] == data
