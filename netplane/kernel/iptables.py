@@ -138,12 +138,10 @@ class IptablesDriver(Closing):
         """
         if self.variant is Variant.LEGACY:
             return self._mark(0, self._facts.legacy_marks())
-        return self._mark(self._facts.generation() if self.variant else 0, {})
+        return self._mark(self._facts.generation(), {})
 
     def _mark(self, generation: int, marks: Mapping[TableKey, bytes]) -> int:
-        if self.variant is None:
-            return 0
-        if self.variant is Variant.NF_TABLES:
+        if self.variant is not Variant.LEGACY:
             return generation - self._own.count
         if marks != self._left:
             self._left = marks
