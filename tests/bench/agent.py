@@ -16,10 +16,8 @@ from bench.observe import Observer, observer
 from bench.process import Agent, hint
 from bench.results import AgentRun, Amount, Flaps
 from bench.ways import LEGACY, Way
-from netplane.kernel.iptables_facts import IptablesFacts
+from netplane.kernel import command
 from netplane.kernel.netns import Namespace
-from netplane.model.address import Family
-from netplane.programs.iptables import NAT
 
 READY_SECONDS = 300.0
 _CHANGE_SECONDS = 120.0
@@ -128,9 +126,6 @@ def _flap(way: Way, amount: Amount, namespace: Namespace, folder: Path, agent: A
 
 def _legacy_has(change: Change, namespace: Namespace) -> bool:
     """Whether the endpoints that came have chains."""
-
-    def work() -> frozenset[str]:
-        with IptablesFacts() as facts:
-            return facts.legacy(facts.legacy_marks()).chains.get((Family.IPV4, NAT), frozenset())
-
-    return namespace.run(work).issuperset(endpoint_chain(change.index, each) for each in change.came)
+    words = ("iptables-legacy-save", "-t", "nat")
+    saved = namespace.run(lambda: command.run(*words, mechanism="bench", doing="look for an endpoint"))
+    return all(f":{endpoint_chain(change.index, each)} " in saved for each in change.came)
