@@ -96,7 +96,7 @@ def test_a_neighbour_who_comes_later_and_goes_first_is_let_be(manifests, backend
         assert [line for line in saved(node, variant) if "DOCKER" in line] == later
         assert not apply(wanted).changed
         traffic.go_on(100)
-        assert traffic.stop()[1] == []
+        assert traffic.finish() >= 300
 
 
 @each_backend
