@@ -41,7 +41,7 @@ class Sent:
 
 
 Outcomes = dict[Sent | str, Fraction]
-"""How likely each is; or "drop", "reject", "untouched"."""
+"""How likely each is: where the packet goes, or "drop", "reject", "reject with tcp reset", "untouched"."""
 
 
 def expected(outcome: Outcome) -> Outcomes:

@@ -5,7 +5,7 @@
             POSTROUTING ----------> KUBE-POSTROUTING: marked -> MASQUERADE
     filter  INPUT, FORWARD, OUTPUT, new and not translated
                1. KUBE-PROXY-FIREWALL (tree) -> KUBE-FW-...: not in the source ranges -> DROP
-               2. KUBE-SERVICES (tree): cluster IPs; a refused port, then every other packet to the address
+               2. KUBE-SERVICES (tree): cluster IPs; a refused port, then every other packet -> DROP, KUBE-REFUSE
                3. KUBE-EXTERNAL-SERVICES (tree): refused external addresses
                       '- last: the Service range -> DROP; to this node -> KUBE-EXTERNAL-NODEPORTS (tree)
             INPUT ----------------> KUBE-NODEPORTS (tree): health check node ports -> ACCEPT
@@ -27,6 +27,7 @@ from netplane.backends.iptables.words import (
     FROM_HERE,
     LOOPBACK,
     TO_HERE,
+    UNREACHABLE,
     address_text,
     comment,
     host,
@@ -51,6 +52,7 @@ from netplane.programs.iptables import (
     NAT,
     NODE_PORTS,
     POSTROUTING,
+    REFUSE,
     SERVICES,
     Frame,
     Jump,
@@ -246,10 +248,15 @@ def _mark(bits: str) -> str:
     return f"-j MARK --set-xmark {bits}"
 
 
-def _filter_frame(_: Family, here: Here) -> Frame:
+def _filter_frame(family: Family, here: Here) -> Frame:
     accepted = (
         rule(comment("kubernetes forwarding rules"), f"-m mark --mark {_MARK} -j ACCEPT"),
         rule(comment("kubernetes forwarding conntrack rule"), "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+    )
+    # A client in the middle of a connection takes an ICMP error for a passing trouble: only a reset ends it.
+    refuse = (
+        "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -j REJECT --reject-with tcp-reset",
+        f"-j REJECT --reject-with {UNREACHABLE[family]}",
     )
     # A reply conntrack cannot place keeps the endpoint's address; its receiver would answer with a reset.
     invalid = f"-m conntrack --ctstate INVALID -j {DROP_INVALID}"
@@ -265,7 +272,7 @@ def _filter_frame(_: Family, here: Here) -> Frame:
         "OUTPUT": checks,
     }
     return Frame(
-        chains={FORWARD: (*drop_invalid, *accepted)},
+        chains={FORWARD: (*drop_invalid, *accepted), REFUSE: refuse},
         jumps=tuple(Jump(hook, each) for hook, rules in by_hook.items() for each in rules),
     )
 

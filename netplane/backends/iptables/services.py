@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 from netplane.backends.iptables.layout import Here, port_number, prefix_text
 from netplane.backends.iptables.words import (
-    REJECT,
     addressed,
     comment,
     endpoint_chain,
@@ -60,6 +59,7 @@ from netplane.programs.iptables import (
     MASQ_UNLESS_POD,
     NAT,
     NODE_PORTS,
+    REFUSE,
     SERVICES,
     Chains,
     Rules,
@@ -118,7 +118,7 @@ def entries(service: ServicePlan, here: Here) -> Entries:
         family = family_of(address)
         key = Key(int(address), ("rest",))  # after the ports
         said = f"{service.service} cluster IP: no such port"
-        put(family, FILTER, SERVICES, key, rule(host("-d", address), comment(said), f"-j {REJECT[family]}"))
+        put(family, FILTER, SERVICES, key, rule(host("-d", address), comment(said), f"-j {REFUSE}"))
         if here.may_answer_node_ports(address):
             put(family, NAT, SERVICES, key, rule(host("-d", address), comment(said), "-j ACCEPT"))
     for check in service.health:
@@ -171,7 +171,13 @@ class _Port:
                 root = EXTERNAL_NODE_PORTS
             else:
                 root = SERVICES if row.kind is FrontendKind.CLUSTER_IP else EXTERNAL_SERVICES
-            yield FILTER, root, addressed(row.frontend, f"{name} {_why(row, verdict)}", self._word(verdict))
+            yield (
+                FILTER,
+                root,
+                addressed(
+                    row.frontend, f"{name} {_why(row, verdict)}", "DROP" if isinstance(verdict, Drop) else REFUSE
+                ),
+            )
 
     def _target(self, row: FrontendRow) -> str:
         """Where nat sends the packets of a row, "" if it leaves them alone."""
@@ -183,9 +189,6 @@ class _Port:
         address = row.frontend.address
         shadows = not isinstance(address, ThisNode) and self._here.may_answer_node_ports(address)
         return "ACCEPT" if shadows else ""
-
-    def _word(self, verdict: Verdict) -> str:
-        return "DROP" if isinstance(verdict, Drop) else REJECT[self._family]
 
     # --- chains
 

@@ -26,10 +26,7 @@ FROM_HERE = "-m addrtype --src-type LOCAL"
 TO_HERE = "-m addrtype --dst-type LOCAL"
 
 LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
-REJECT = {
-    Family.IPV4: "REJECT --reject-with icmp-port-unreachable",
-    Family.IPV6: "REJECT --reject-with icmp6-port-unreachable",
-}
+UNREACHABLE = {Family.IPV4: "icmp-port-unreachable", Family.IPV6: "icmp6-port-unreachable"}
 _WHOLE = {Family.IPV4: "255.255.255.255", Family.IPV6: ":".join(["ffff"] * 8)}
 
 

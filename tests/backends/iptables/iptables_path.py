@@ -31,7 +31,7 @@ def outcomes(tables: dict[str, Table], seen: Seen, around: Around) -> Outcomes:
 
 
 def ways(tables: dict[str, Table], seen: Seen, around: Around) -> Ways:
-    """Every way of a packet through the node: probability, how it leaves, and ACCEPT, DROP or REJECT."""
+    """Every way of a packet through the node: probability, how it leaves, and ACCEPT, DROP, REJECT or RESET."""
     stages = list(_stages(seen))
     yield from _through(tables, stages, seen, around)
 
@@ -63,7 +63,7 @@ def _through(tables: dict[str, Table], stages: list[str], seen: Seen, around: Ar
             return
         seen = replace(seen, iif="lo")
     for share, last, verdict in walk(tables[table], hook, around, seen):
-        if verdict in ("DROP", "REJECT"):
+        if verdict in ("DROP", "REJECT", "RESET"):
             if table == "nat":
                 raise UnknownRule(f"{verdict} in nat")
             yield share, last, verdict

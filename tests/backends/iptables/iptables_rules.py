@@ -27,6 +27,8 @@ class Seen:
     protocol: Protocol | None
     port: int = 0
     source_port: int = 40000
+    opens: bool = True
+    """Whether it is what opens a connection of its protocol: a SYN."""
     iif: str = ""
     mark: int = 0
     state: str = "NEW"
@@ -65,7 +67,7 @@ class Rule:
     share: Fraction = ONE
     changes: list[Change] = field(default_factory=list)
     verdict: str = ""
-    """ACCEPT, DROP, REJECT, RETURN; a chain; or "" to go on."""
+    """ACCEPT, DROP, REJECT, RESET, RETURN; a chain; or "" to go on."""
     goto: bool = False
 
 
@@ -121,11 +123,23 @@ def _tables(section: str, family: Family) -> dict[str, Table]:
 
 def _check_targets(table: Table) -> None:
     """Every chain that is led to is there, and every chain but the marker is led to."""
-    led = {rule.verdict for rules in table.values() for rule in rules} - {"", "ACCEPT", "DROP", "REJECT", "RETURN"}
+    led = {rule.verdict for rules in table.values() for rule in rules} - {
+        "",
+        "ACCEPT",
+        "DROP",
+        "REJECT",
+        "RESET",
+        "RETURN",
+    }
     if missing := led - table.keys():
         raise UnknownRule(f"no chain {missing}")
     hooks = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
-    if idle := table.keys() - led - hooks - {"NETPLANE", "KUBE-MARK-MASQ", "KUBE-MASQ-UNLESS-POD", *_NODE_PORTS}:
+    if (
+        idle := table.keys()
+        - led
+        - hooks
+        - {"NETPLANE", "KUBE-MARK-MASQ", "KUBE-MASQ-UNLESS-POD", "KUBE-REFUSE", *_NODE_PORTS}
+    ):
         raise UnknownRule(f"nothing leads to {idle}")
 
 
@@ -255,6 +269,10 @@ def _recent(words: _Words, rule: Rule, family: Family) -> None:
 
 
 def _ports(words: _Words, rule: Rule) -> None:
+    if words.take("!"):
+        if words.after("--tcp-flags") != "FIN,SYN,RST,ACK" or words.next() != "SYN":
+            raise UnknownRule("tcp")
+        rule.tests.append(lambda _, seen: not seen.opens)
     for option, which in (("--sport", "source_port"), ("--dport", "port")):
         if words.take(option):
             first, _, last = words.next().partition(":")
@@ -278,10 +296,8 @@ def _target(name: str, words: _Words, rule: Rule, family: Family) -> None:
             rule.changes.append(lambda seen: replace(seen, masqueraded=True))
             rule.verdict = "ACCEPT"
         case "REJECT":
-            kind = "icmp-port-unreachable" if family is Family.IPV4 else "icmp6-port-unreachable"
-            if words.after("--reject-with") != kind:
-                raise UnknownRule("REJECT")
-            rule.verdict = name
+            kinds = {"tcp-reset": "RESET", f"icmp{'6' * (family is Family.IPV6)}-port-unreachable": name}
+            rule.verdict = kinds[words.after("--reject-with")]
         case _:
             rule.verdict = name
 
@@ -295,7 +311,7 @@ def _translated(seen: Seen, to: IPAddress, port: int) -> Seen:
 # --- walking ----------------------------------------------------------------------------------------------------------
 
 Ways = Iterator[tuple[Fraction, Seen, str]]
-"""Probability, the packet at the end, and ACCEPT, DROP, REJECT or "" if it came back from the chain."""
+"""Probability, the packet at the end, and ACCEPT, DROP, REJECT, RESET or "" if it came back from the chain."""
 
 
 def walk(table: Table, chain: str, around: Around, seen: Seen, start: int = 0) -> Ways:
@@ -322,7 +338,7 @@ def _after(table: Table, chain: str, around: Around, seen: Seen, index: int) -> 
     """Where a packet goes after the rule at `index` held."""
     rule = table[chain][index]
     match rule.verdict:
-        case "ACCEPT" | "DROP" | "REJECT":
+        case "ACCEPT" | "DROP" | "REJECT" | "RESET":
             yield ONE, seen, rule.verdict
         case "RETURN":
             yield ONE, seen, ""

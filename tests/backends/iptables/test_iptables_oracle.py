@@ -21,7 +21,7 @@ from iptables_rules import Around, Seen, UnknownRule, tables
 
 from netplane.backends.iptables import IPTABLES
 from netplane.lab.cases import find_cases, load_case
-from netplane.model.address import IPAddress, family_of
+from netplane.model.address import IPAddress, Protocol, family_of
 from netplane.model.service import Ingress, ServiceType
 from netplane.plan.node import plan_node
 from netplane.plan.oracle import Deliver, Oracle, Packet, Untouched
@@ -121,6 +121,18 @@ def test_rules_of_every_case_do_what_the_oracle_says(folder):
         assert next(differences(plan, questions, around=Around(local)), "") == ""
 
 
+@pytest.mark.parametrize("seed", range(0, 30, 5))
+def test_a_packet_of_a_connection_nobody_knows_is_decided_as_a_first_one_but_rejected_with_a_reset(seed):
+    for plan in made(seed):
+        kernel = tables(text(plan))
+        for packet, link in asked(plan, Random(seed)):
+            if (own := kernel.get(family_of(packet.source))) is None:
+                continue
+            first = seen_of(packet, link)
+            opened, later = (outcomes(own, each, WORLD) for each in (first, replace(first, opens=False)))
+            assert later == ({"reset": 1} if packet.protocol is Protocol.TCP and opened == {"reject": 1} else opened)
+
+
 # --- and they would be caught if they did not -------------------------------------------------------------------------
 
 FAULTS = {
@@ -148,11 +160,11 @@ FAULTS = {
     "pods are outsiders": (r"-A KUBE-EXT-\S+ -[si] [^\n]*\n", ""),
     "the node is an outsider": (r"-A KUBE-EXT-\S+ [^\n]*--src-type LOCAL[^\n]*\n", ""),
     "what is refused reaches a node port": (r"(-A KUBE-\S+ [^\n]*) -j ACCEPT", r"\1 -j RETURN"),
-    "cluster IPs are not closed": (r"-A \S+ -d [^\n]*no such port[^\n]*-j REJECT[^\n]*\n", ""),
-    "drop for reject": (r"-j REJECT --reject-with \S+", "-j DROP"),
+    "cluster IPs are not closed": (r"-A \S+ -d [^\n]*no such port[^\n]*-j KUBE-REFUSE\n", ""),
+    "drop for reject": (r"-j REJECT --reject-with icmp\S+", "-j DROP"),
     "reject for drop": (
         r"(has no local endpoints\"[^\n]*) -j DROP",
-        r"\1 -j REJECT --reject-with icmp-port-unreachable",
+        r"\1 -j KUBE-REFUSE",
     ),
     "service ranges are rejected": (r"(no Service has this address\") -j DROP", r"\1 -j RETURN"),
     "service ranges reach node ports": (r"-A KUBE-SERVICES -d \S+ -j RETURN\n", ""),

@@ -8,26 +8,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
+from generated.asked import Outcomes, Sent
 from interpreter import ONE, Branches, Fragment, Seen, Table, UnknownRule, is_local
 
 from netplane.model.address import IPAddress
 
-
-@dataclass(frozen=True)
-class Sent:
-    """The packet goes on to `address` and `port`; it was translated there, or never touched."""
-
-    address: str
-    port: int
-    masqueraded: bool
-
-
 RESET = "reject with tcp reset"
-Outcome = Sent | str  # or "drop", "reject", RESET, "untouched"
-Outcomes = dict[Outcome, Fraction]
 
 
 def _walk(table: Table, chain: str, packet: Seen) -> Iterator[tuple[Fraction, Seen, str]]:

@@ -9,111 +9,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
-from ipaddress import ip_address
 from random import Random
 
 import pytest
-from generated.clusters import NODE_IPS, OUTER_IPS, POD_IPS, World
+from generated.asked import LOCAL, expected, packets, plans
 from interpreter import Seen, tables
-from packet_path import RESET, Outcomes, Sent, outcomes, ways
+from packet_path import RESET, outcomes, ways
 
 from netplane.backends.nftables import NFTABLES
-from netplane.model.address import Family, IPAddress, Protocol, family_of
-from netplane.plan.node import plan_node
-from netplane.plan.oracle import Deliver, Oracle, Outcome, Packet, Untouched
-from netplane.plan.plan import Drop, Forward, FrontendKind, Origin, Plan, Pool, Reject, ThisNode, Verdict
+from netplane.model.address import Family, Protocol
+from netplane.plan.oracle import Deliver, Oracle, Packet
+from netplane.plan.plan import Drop, Forward, FrontendKind, Origin, Plan, Pool, Reject, Verdict
 from netplane.plan.settings import Bridge, InterfacePrefix, PodRange
-
-EXTRA = NODE_IPS["n1"]  # all of these are local, whether or not the Node object names them
-LOOPBACK = (ip_address("127.0.0.1"), ip_address("::1"))
-FREE = tuple(map(ip_address, ("10.96.0.77", "fd00:96::77", "192.0.2.222", "2001:db8::222")))
-
-
-def expected(outcome: Outcome) -> Outcomes:
-    match outcome:
-        case Deliver(to):
-            return {
-                Sent(str(each.endpoint.address), each.endpoint.port, each.masqueraded): Fraction(1, len(to))
-                for each in to
-            }
-        case Drop():
-            return {"drop": Fraction(1)}
-        case Reject():
-            return {"reject": Fraction(1)}
-        case Untouched():
-            return {"untouched": Fraction(1)}
-
-
-TEXTS = "192.0.2.1 192.0.2.127 192.0.2.128 192.0.2.200 8.8.8.8 2001:db8::1 2001:db8::1ff 2001:db8::200 2600::1"
-SOURCES = (*map(ip_address, TEXTS.split()), *POD_IPS["n1"], *POD_IPS["n2"][:2], *OUTER_IPS)
-"""Pods here and elsewhere, nodes, strangers, and the edges of source ranges."""
-
-Target = tuple[IPAddress, int, Protocol | None]
-
-
-def targets(plan: Plan) -> tuple[set[Target], list[Target]]:
-    """Every frontend; and the same addresses, and others, with other protocols and ports or an echo."""
-    here = (*NODE_IPS["n1"], *LOOPBACK)
-    named = {
-        (address, row.frontend.port, row.frontend.protocol)
-        for row in plan.rows()
-        for address in (here if isinstance(row.frontend.address, ThisNode) else (row.frontend.address,))
-        if family_of(address) is row.frontend.family
-    }
-    addresses = {*NODE_IPS["n1"], *LOOPBACK, *FREE, *(address for address, *_ in named)}
-    numbers = {number for _, number, _ in named} | {9}
-    beside: list[Target] = [(address, number, each) for address in addresses for number in numbers for each in Protocol]
-    beside += [(address, 0, None) for address in addresses]
-    return named, [each for each in beside if each not in named and family_of(each[0]) in plan.families]
-
-
-def arrival(plan: Plan, origin: Origin, source: IPAddress) -> str | None:
-    """The link over which such a packet comes, "" for none; None if it cannot be of that origin."""
-    if origin is Origin.NODE:
-        return "" if source in EXTRA else None
-    match plan.settings.local:
-        case PodRange(networks):
-            inside = any(source in network for network in networks)
-            return "eth0" if inside is (origin is Origin.POD) else None
-        case Bridge(name):
-            return name if origin is Origin.POD else f"{name}1"
-        case InterfacePrefix(prefix):
-            return f"{prefix}7" if origin is Origin.POD else f"x{prefix}7"
-
-
-def packets(plan: Plan, random: Random) -> Iterator[tuple[Packet, str]]:
-    """Everybody to every frontend, and a few to everything beside them; each with the link it comes over."""
-    named, beside = targets(plan)
-    some = {*named, *random.sample(sorted(beside, key=str), min(len(beside), 25))}
-    for address, number, protocol in sorted(some, key=str):
-        for source in SOURCES:
-            if source.version == address.version:
-                for origin in Origin:
-                    if (link := arrival(plan, origin, source)) is not None:
-                        yield Packet(origin, source, address, protocol, number), link
 
 
 def differences(plan: Plan, random: Random, spoil: Callable[[str], str] = str) -> Iterator[str]:
     """Where the rules and the oracle disagree; `spoil` plants a fault into the rules."""
-    oracle = Oracle(plan, EXTRA)
+    oracle = Oracle(plan, LOCAL)
     kernel = tables(spoil(NFTABLES.text(NFTABLES.compile(plan).program)))
     for asked, link in packets(plan, random):
         decision = oracle.decide(asked)
         seen = Seen(asked.source, asked.destination, asked.protocol, asked.port, iif=link)
         table = kernel["ip" if seen.source.version == 4 else "ip6"]
-        found = outcomes(table, seen, frozenset(EXTRA))
+        found = outcomes(table, seen, LOCAL)
         if found != expected(decision.outcome):
             yield f"{asked}\n  the rules: {found}\n  the oracle: {decision.outcome} ({decision.reason})"
-
-
-@cache
-def plans(seed: int) -> list[Plan]:
-    """Two plans of a random world."""
-    world, made = World(seed), []
-    for _ in range(2):
-        world.change()
-        made.append(plan_node(world.snapshot, "n1", world.settings))
-    return made
 
 
 @cache
@@ -135,7 +55,7 @@ def test_a_packet_of_a_connection_nobody_knows_is_decided_as_a_first_one_but_rej
             table = kernel["ip" if asked.source.version == 4 else "ip6"]
             first = Seen(asked.source, asked.destination, asked.protocol, asked.port, iif=link)
             later = replace(first, established=True)
-            opened, found = (outcomes(table, each, frozenset(EXTRA)) for each in (first, later))
+            opened, found = (outcomes(table, each, LOCAL) for each in (first, later))
             if asked.protocol is Protocol.TCP and opened == {"reject": 1}:
                 assert found == {RESET: 1}
             else:
@@ -212,7 +132,7 @@ def test_a_fault_planted_in_the_rules_is_found(fault):
 
 def sticky(plan: Plan) -> Iterator[tuple[Packet, str]]:
     """Packets to frontends with affinity."""
-    oracle = Oracle(plan, EXTRA)
+    oracle = Oracle(plan, LOCAL)
     for asked, link in packets(plan, Random(0)):
         outcome = oracle.decide(asked).outcome
         if isinstance(outcome, Deliver) and outcome.sticky:
@@ -226,8 +146,8 @@ def test_a_client_is_remembered_and_comes_back_to_its_endpoint(seed):
         for asked, link in sticky(plan):
             table = kernel["ip" if asked.source.version == 4 else "ip6"]
             seen = Seen(asked.source, asked.destination, asked.protocol, asked.port, iif=link)
-            for _, last, _ in ways(table, seen, frozenset(EXTRA)):
-                again = ways(table, seen, frozenset(EXTRA), {last.remembered: {str(asked.source)}})
+            for _, last, _ in ways(table, seen, LOCAL):
+                again = ways(table, seen, LOCAL, {last.remembered: {str(asked.source)}})
                 assert [(share, to) for share, to, _ in again] == [(Fraction(1), last)]
-                others = ways(table, seen, frozenset(EXTRA), {last.remembered: {"another"}})
+                others = ways(table, seen, LOCAL, {last.remembered: {"another"}})
                 assert sum(share for share, *_ in others) == 1

@@ -26,9 +26,10 @@ from builders import (
     snapshot,
     up,
 )
+from generated.asked import Sent
 from generated.clusters import World
 from interpreter import Seen, tables
-from packet_path import Sent, outcomes
+from packet_path import outcomes
 
 from netplane.backends.nftables import NFTABLES
 from netplane.backends.nftables.services import frontend_key, kernel_name
