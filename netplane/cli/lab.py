@@ -101,7 +101,7 @@ def switch(case: Path, backends: tuple[str, ...], output: str) -> None:
         results.append(each)
         _tell("")
         if output == "text":
-            click.echo(_switched(each))
+            click.echo(switched_text(each))
     if output == "json":
         click.echo(json.dumps([asdict(each) | {"unnoticed": each.unnoticed} for each in results], indent=2))
     if not all(each.unnoticed for each in results):
@@ -175,7 +175,7 @@ def _how_to_use(lab: Held) -> str:
     )
 
 
-def _switched(each: Switched) -> str:
+def switched_text(each: Switched) -> str:
     """`nftables -> iptables: 40 of 40 open connections go on, none of 940 new ones failed`."""
     new = f"{each.failed or 'none'} of {each.made} new ones failed"
     counted = f"; the agents count {each.counted} broken" if each.counted else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from itertools import chain, repeat
@@ -11,11 +12,15 @@ from pathlib import Path
 import pytest
 from kube_proxy import restore, run, saved
 from running import agent
-from traffic import LASTING, Traffic, cluster, standing
+from traffic import DEADLINE, LASTING, WEB, Traffic, cluster, standing
 
 from netplane.backends.registry import BACKENDS
 from netplane.kernel.host import Host
+from netplane.lab import run as run_lab
+from netplane.lab.cases import load_case
+from netplane.lab.servers import Answer
 from netplane.model.address import Family
+from netplane.model.pod import PodId
 from netplane.plan.node import plan_node
 from netplane.plan.settings import Settings
 from netplane.programs.program import Program
@@ -87,6 +92,28 @@ def test_an_agent_that_is_told_to_switch_disturbs_nobody(manifests, variant):
                 assert [each for each, there in ours(node, variant).items() if there] == [name]
                 traffic.go_on(BETWEEN)
             assert traffic.finish() >= BETWEEN * len(SWITCHES)
+
+
+@pytest.mark.parametrize("address", [WEB[family] for family in Family])
+def test_a_udp_flow_stays_with_its_endpoint(manifests, address):
+    case = load_case(manifests)
+    programs = {name: backend.compile(case.plans()["n1"]).program for name, backend in BACKENDS.items()}
+    with run_lab.standing(case) as lab:
+        node, client = lab.nodes["n1"], lab.pods[PodId("shop", "client")]
+        with node.run(Host) as host, client.run(lambda: udp_to(address)) as flow:
+            had = set()
+            for name in (FIRST, *SWITCHES):
+                node.run(lambda name=name: host.apply(programs[name], reread=False))
+                flow.send(b"?")
+                had.add(Answer.decode(flow.recv(500)).name)
+    assert len(had) == 1
+
+
+def udp_to(address):
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(DEADLINE)
+    made.connect((address, 80))
+    return made
 
 
 def test_a_gap_would_have_been_seen(manifests):
