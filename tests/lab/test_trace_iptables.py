@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster import CLIENT, VIP, lab_with_servers, pod_address, probe
+from cluster import CLIENT, VIP, lab_with_servers, manifests, pod_address, probe
 
+from netplane.lab import run
+from netplane.lab.cases import load_case
 from netplane.lab.rule_log import Logged, decode, legacy_families
 from netplane.lab.topology import Attach
 from netplane.lab.trace import rules_for
@@ -111,6 +114,36 @@ def test_a_rule_nft_added_to_a_table_of_iptables_is_shown_as_nft_says_it():
         rules = rules_for(lab, probe(lab, CLIENT, VIP[Family.IPV4]))
     assert any(f"KUBE-SERVICES: rule ip daddr {{ {VIP[Family.IPV4]}, 192.0.2.99 }} continue" in rule for rule in rules)
     assert any('--comment "shop/web:dns cluster IP" -j KUBE-SVC-A' in rule for rule in rules)
+
+
+@each_variant
+def test_a_difference_on_the_iptables_backend_comes_with_the_rules_of_kube_proxys_chains(
+    lock, tmp_path, variant, monkeypatch
+):
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "cluster.yaml").write_text(manifests())
+    (tmp_path / "shop" / "packets.txt").write_text(
+        "node n1 tcp 10.96.0.10:80 -> web-1 masqueraded, web-2 masqueraded\n"
+    )
+    right = run.in_process
+
+    @contextmanager
+    def broken(lab, case, backend):
+        for tool in ("iptables", "ip6tables"):  # so that this variant is the one in use
+            words = [f"{tool}-{variant}", "-t", "nat", "-A", "INPUT", "-j", "ACCEPT"]
+            lab.nodes["n1"].run(lambda words=words: subprocess.run(words, check=True))
+        with right(lab, case, backend):
+            words = [f"iptables-{variant}", "-t", "nat", "-I", "KUBE-POSTROUTING", "-j", "RETURN"]
+            lab.nodes["n1"].run(lambda: subprocess.run(words, check=True))
+            yield
+
+    monkeypatch.setattr(run, "in_process", broken)
+    (packet,) = run.run_case(load_case(tmp_path / "shop"), "iptables", run.RunOptions())
+    assert packet.seen == "web-1, web-2"
+    met = [rule.rpartition(" nat ")[2] for rule in packet.rules if " nat " in rule]
+    assert any("KUBE-POSTROUTING: rule -j RETURN" in rule for rule in met[-2:])
+    assert any("KUBE-SEP-" in rule and "-j DNAT --to-destination" in rule for rule in met)
+    assert not any("MASQUERADE" in rule for rule in met)
 
 
 def test_messages_that_are_no_traces_are_left_out():
