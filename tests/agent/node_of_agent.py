@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from netplane.model.address import Family
 SECONDS = 15.0
 _NFTABLES_GROUP = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
+_ENDPOINT = re.compile(r"-j DNAT --to-destination \[?([0-9a-f.:]+?)\]?:\d+$", re.MULTILINE)
+_CLUSTER_IP = re.compile(r"^-A KUBE-\S+ -d ([0-9a-f.:]+)/\d+ .* cluster IP: no such port", re.MULTILINE)
 _SIZE = {Family.IPV4: 4, Family.IPV6: 16}
 
 NODES = """\
@@ -67,7 +70,7 @@ def service(name: str, last: int, *endpoints: str, **spec: Any) -> str:
 
 
 class Kernel(Closing):
-    """What the nftables of a namespace has, read from it, and told by its own notifications when it changes."""
+    """What nftables and iptables of a namespace have, read from it, and told by its own notifications on changes."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
@@ -75,11 +78,11 @@ class Kernel(Closing):
         self._notified = namespace.run(_subscribe)
 
     def endpoints(self) -> set[str]:
-        """`10.244.1.5`: the addresses of the endpoints there are rules for."""
-        return self._addresses("endpoints")
+        """`10.244.1.5`: the addresses of the endpoints there are rules for, of whatever backend."""
+        return self._addresses("endpoints") | self._in_iptables(_ENDPOINT)
 
     def cluster_ips(self) -> set[str]:
-        return self._addresses("cluster-ips")
+        return self._addresses("cluster-ips") | self._in_iptables(_CLUSTER_IP)
 
     def wait(self, holds: Callable[[], bool]) -> None:
         """Until `holds` is true of the kernel; it is asked again whenever the kernel says that something changed."""
@@ -101,6 +104,13 @@ class Kernel(Closing):
     def close(self) -> None:
         self._driver.close()
         self._notified.close()
+
+    def _in_iptables(self, pattern: re.Pattern[str]) -> set[str]:
+        def saved() -> list[str]:
+            programs = ("iptables-save", "ip6tables-save")
+            return [command.run(each, mechanism="iptables", doing="test") for each in programs]
+
+        return {str(ip_address(found)) for each in self._namespace.run(saved) for found in pattern.findall(each)}
 
     def _addresses(self, name: str) -> set[str]:
         return {

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import time
 
 import pytest
@@ -288,15 +287,6 @@ def test_text_lines_have_a_time_a_level_a_phrase_and_fields(web):
         assert agent.process.wait(10) == 0
     assert all(LINE.match(line) for line in agent.raw)
     assert "INFO ready services=1 made=" in agent.raw[0]
-
-
-def test_systemd_hears_that_it_is_ready(web, tmp_path):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(15)
-        with web.agent(environment={"NOTIFY_SOCKET": str(tmp_path / "notify")}):
-            assert systemd.recv(64) == b"READY=1"
-        assert web.kernel.endpoints() == {"10.244.1.5"}
 
 
 def test_a_systemd_that_does_not_listen_does_not_end_it(web, tmp_path):

@@ -50,6 +50,9 @@ class Rounds:
         return self.namespace.run(work)
 
 
+of_nftables = pytest.mark.parametrize("backend", ["nftables"], indirect=True)
+
+
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request) -> Backend:
     return BACKENDS[request.param]
@@ -184,6 +187,7 @@ def test_the_next_round_that_sweeps_removes_what_stayed(rounds):
 # --- obstacles ------------------------------------------------------------------------------------------------------
 
 
+@of_nftables
 def test_a_foreign_table_is_left_alone_and_the_round_after_it_is_gone_converges(rounds):
     rounds(WEB, WEB_SLICES, whole=True)
     rounds.kernel.nft("delete table ip netplane; add table ip netplane { chain theirs { accept; }; }")
@@ -198,6 +202,7 @@ def test_a_foreign_table_is_left_alone_and_the_round_after_it_is_gone_converges(
     assert rounds.kernel.cluster_ips() == {*OTHER_IPS}
 
 
+@of_nftables
 def test_a_round_that_failed_is_followed_by_one_that_reads_the_kernel_even_if_nobody_asks_it_to(rounds):
     rounds(WEB, WEB_SLICES, whole=True)
     rounds.kernel.nft("delete table ip netplane; add table ip netplane { chain theirs { accept; }; }")
@@ -208,6 +213,7 @@ def test_a_round_that_failed_is_followed_by_one_that_reads_the_kernel_even_if_no
     assert rounds.kernel.endpoints() == {"10.244.1.5", "fd00:244:1::5"}
 
 
+@of_nftables
 def test_a_whole_round_repairs_what_somebody_else_changed(rounds):
     same = snapshot(WEB, WEB_SLICES)
     rounds.of(same, whole=True)
@@ -228,6 +234,7 @@ def test_an_unknown_node_is_refused_before_anything_is_touched(rounds, backend):
     assert rounds.kernel.rules() == ""
 
 
+@of_nftables
 def test_a_chain_that_comes_while_the_kernel_is_read_is_no_surprise(rounds):
     """Somebody else at work on our tables (another agent, `backend apply`) must not end the one that reads."""
     rounds(WEB, WEB_SLICES, whole=True)
