@@ -34,9 +34,9 @@ class RuleTexts:
         return self._by_handle(family, table).get((chain, handle))
 
     def of_number(self, family: str, table: str, chain: str, number: int) -> str:
-        """The `number`th rule, from 1, of a chain of the legacy tables."""
+        """The `number`th rule, from 1, of a chain of the legacy tables; "" for the end of the chain."""
         rules = self._legacy(family, table).get(chain, [])
-        return rules[number - 1] if number <= len(rules) else f"number {number}"
+        return rules[number - 1] if number <= len(rules) else ""
 
 
 def _by_handle(family: str, table: str) -> dict[tuple[str, int], str]:

@@ -159,8 +159,9 @@ def _of_legacy(log: RuleLog | None) -> Iterator[str]:
     """What the packet met in the tables of legacy iptables, up to the first thing it meets again: a repetition."""
     texts = RuleTexts()
     for each in _once(log.read() if log else ()):
-        said = texts.of_number(each.family, each.table, each.chain, each.number) if each.kind == "rule" else ""
-        yield f"legacy {each.family} {each.table} {each.chain}: {each.kind} {said}".rstrip()
+        said = texts.of_number(each.family, each.table, each.chain, each.number)
+        what = f"rule {said}" if said else each.kind  # a rule that only returns is called `return`, as a chain's end is
+        yield f"legacy {each.family} {each.table} {each.chain}: {what}"
 
 
 def _once(logged: Iterable[Logged]) -> list[Logged]:
