@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,12 +23,12 @@ from netplane import __version__
 from netplane.agent.control import ControlServer
 from netplane.agent.health import HealthServers
 from netplane.agent.lock import SOCKET, NamespaceMark, RunDirectory
+from netplane.agent.orders import Order, Orders, connections_value
 from netplane.agent.pace import Pace, Reach
 from netplane.agent.reconcile import Round
 from netplane.agent.status import Facts, History
 from netplane.agent.systemd import Systemd
 from netplane.agent.telling import (
-    connections_value,
     memory,
     now,
     pressure,
@@ -40,13 +39,12 @@ from netplane.agent.telling import (
 from netplane.agent.work import AgentOptions, NotSwitched, Switched, Work
 from netplane.backends.backend import Backend
 from netplane.backends.registry import backend_named
-from netplane.errors import InputError, KernelError, NetplaneError, Problem
+from netplane.errors import InputError, NetplaneError, Problem
 from netplane.kernel.events import RulesetEvents
 from netplane.kernel.host import Host
 from netplane.sources.watch import Watcher
 
 Said = TypeVar("Said")
-Order = asyncio.Future[dict[str, Any]]
 
 log = logging.getLogger("netplane.agent")
 
@@ -115,7 +113,7 @@ class _Agent:
         self._culprit = ""
         self._polling: asyncio.TimerHandle | None = None
         self._busy = self._reloading = self._stop = False
-        self._orders: deque[tuple[Backend, Order]] = deque()
+        self._orders = Orders()
 
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -130,13 +128,12 @@ class _Agent:
                 if self._stop:
                     break
                 if self._orders:
-                    await self._carry_out(*self._orders.popleft())
+                    await self._carry_out(self._orders.next())
                 elif self._loop.time() >= self._pace.due():
                     await self._round()
         finally:
             self._systemd.stopping()
-            for _, order in self._orders:
-                _answer_order(order, KernelError(mechanism="agent", doing="switch the backend", said="it ends"))
+            self._orders.close()
             self._control.close()
             self._health.close()
             self._thread.shutdown()
@@ -326,29 +323,27 @@ class _Agent:
             case {"ask": "status"}:
                 return self._status()
             case {"ask": "backend", "backend": str(name)}:
-                order: Order = self._loop.create_future()
-                self._orders.append((backend_named(name), order))
+                outcome = self._orders.give(backend_named(name))
                 self._wake.set()
-                return await order
+                return await outcome
         raise InputError("the agent does not understand the question; is it of another version?")
 
-    async def _carry_out(self, to: Backend, order: Order) -> None:
+    async def _carry_out(self, order: Order) -> None:
         """Switch the backend, and say what came of it."""
         was = self._work.backend
-        if to is was:
-            _answer_order(order, {"from": was.name, "to": to.name, "changed": False, "connections": None})
+        if order.to is was:
+            order.done(was, changed=False)
             return
         with self._deaf():
-            self._history.begin(now(), f"switch to {to.name}")
+            self._history.begin(now(), f"switch to {order.to.name}")
             try:
-                done = await self._loop.run_in_executor(self._thread, self._work.switch, to)
+                done = await self._loop.run_in_executor(self._thread, self._work.switch, order.to)
             except NotSwitched as error:
                 self._not_switched(error)
-                _answer_order(order, error)
+                order.refused(error)
             else:
                 self._switched(was, done)
-                found = connections_value(done.connections)
-                _answer_order(order, {"from": was.name, "to": to.name, "changed": True, "connections": found})
+                order.done(was, changed=True, connections=done.connections)
         await self._answer_health()
 
     def _switched(self, was: Backend, done: Switched) -> None:
@@ -387,14 +382,3 @@ class _Agent:
             troubles=tuple(self._work.reconciler.flows.troubles.values()),
         )
         return self._history.value(at, facts)
-
-
-def _answer_order(order: Order, answer: dict[str, Any] | NetplaneError) -> None:
-    """Whoever gave the order may have gone."""
-    if order.done():
-        return
-    if isinstance(answer, NetplaneError):
-        order.set_exception(answer)
-        order.exception()  # nobody may be waiting to retrieve it
-    else:
-        order.set_result(answer)

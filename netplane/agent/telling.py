@@ -10,7 +10,6 @@ from pathlib import Path
 from netplane.agent.flows import Cleaned, Pressure, table_pressure
 from netplane.agent.reconcile import Round
 from netplane.agent.status import Repair
-from netplane.agent.switch import Connections
 from netplane.errors import KernelError, RequirementError, one_line
 
 log = logging.getLogger("netplane.agent")
@@ -49,11 +48,6 @@ def repair_fields(repair: Repair) -> dict[str, object]:
         "by": repair.by or "unknown",
         "named": "; ".join(lines) + (f"; and {more} more" if more > 0 else ""),
     }
-
-
-def connections_value(found: Connections | None) -> dict[str, int] | None:
-    """For JSON and for the log."""
-    return {"kept": found.kept, "broken": found.broken, "ended": found.ended} if found else None
 
 
 def tell_ready(fd: int) -> None:

@@ -26,7 +26,7 @@ from netplane.kernel.netns import Namespace
 from netplane.model.address import Family
 from netplane.model.service import ServiceId
 from netplane.plan.settings import Settings
-from netplane.programs.nftables import Part
+from netplane.programs.nftables import Field, Part, SetSpec
 
 TCP, UDP, SCTP = 6, 17, 132
 ESTABLISHED, FIN_WAIT, TIME_WAIT, CLOSED = 3, 4, 7, 8
@@ -92,7 +92,7 @@ def test_what_became_of_a_connection(now, fate):
 
 @dataclass(frozen=True)
 class Stumbling:
-    """A backend whose program the kernel refuses half-way: chains are made, and then elements of a set it lacks."""
+    """A backend whose program the kernel refuses half-way: a set is made, and then its elements are too long."""
 
     name: str = "stumbling"
     needs: tuple = ()
@@ -102,12 +102,12 @@ class Stumbling:
         compiled = NFTABLES.compile(plan)
         program = compiled.program.nftables
         four = program.structure[Family.IPV4]
-        chains = {"new": replace(four.chains[next(iter(four.chains))], name="new", hook=None), **four.chains}
-        nowhere = Part(elements={(Family.IPV4, "nowhere"): {bytes(4): None}})
+        sets = {**four.sets, "short": SetSpec("short", "{ type ipv4_addr; }", key=(Field.ADDRESS4,))}
+        too_long = Part(elements={(Family.IPV4, "short"): {bytes(16): None}})
         broken = replace(
             program,
-            structure={**program.structure, Family.IPV4: replace(four, chains=chains)},
-            parts={**program.parts, ServiceId("shop", "broken"): nowhere},
+            structure={**program.structure, Family.IPV4: replace(four, sets=sets)},
+            parts={**program.parts, ServiceId("shop", "broken"): too_long},
         )
         return Compiled(plan, replace(compiled.program, nftables=broken))
 
@@ -146,7 +146,7 @@ def worker(tmp_path, request) -> Iterator[Worker]:
 class TestFailure:
     def test_half_a_switch_is_taken_back(self, worker):
         before = worker.kernel.nft("list", "ruleset")
-        with pytest.raises(NotSwitched, match=r"cannot switch to stumbling: .*nowhere.*nftables stays") as refused:
+        with pytest.raises(NotSwitched, match=r"cannot switch to stumbling: .*short.*nftables stays, whole, as before") as refused:
             worker.switch(Stumbling())
         assert refused.value.restored
         assert refused.value.exit_code == 5
