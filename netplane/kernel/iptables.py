@@ -71,17 +71,17 @@ class IptablesDriver(Closing):
         generation, marks = self._facts.generation(), self._facts.legacy_marks()
         holdings = self._look(generation, marks, wanted)
         if not take_over:
-            holdings = {variant: _marked(holding) for variant, holding in holdings.items()}
+            holdings = {variant: holding.only_marked() for variant, holding in holdings.items()}
         self.variant = None
-        if wanted or any(holding.chains for holding in holdings.values()):
+        if wanted or any(holding.ours for holding in holdings.values()):
             variant = chosen(self._wish, holdings, writing=bool(wanted))
-            if wanted or holdings[variant].chains:
+            if wanted or holdings[variant].ours:
                 self.variant = variant
         self.read_mark = self._mark(generation, marks)
         if self.variant is None:
             return {}
         variant, holding = self.variant, holdings[self.variant]
-        return {key: self._table(key, variant, holding) for key in sorted({*wanted, *holding.chains})}
+        return {key: self._table(key, variant, holding) for key in sorted({*wanted, *holding.ours})}
 
     def decide(self) -> Variant:
         """The variant this namespace uses, were it to be written to. Raises as `read` does."""
@@ -175,7 +175,7 @@ class IptablesDriver(Closing):
 
     def _table(self, key: TableKey, variant: Variant, holding: Holding) -> FoundTable:
         built_in = holding.built_in.get(key, frozenset())
-        if key not in holding.chains:
+        if key not in holding.ours:
             return FoundTable(built_in=built_in)
         with closing(self._saved(key, variant)) as lines:
             return replace(found_table(key, lines), built_in=built_in)
@@ -208,12 +208,6 @@ def restore(variant: Variant, family: Family, script: IO[bytes]) -> None:
         command.feed(*words, stdin=script.fileno(), mechanism=_MECHANISM, doing=f"restore {IP[family]}")
     except KernelError as error:
         raise _explained(error, family, variant, script) from error
-
-
-def _marked(holding: Holding) -> Holding:
-    """The holding without tables that are not marked as ours."""
-    marked = holding.marked()
-    return replace(holding, chains={key: names for key, names in holding.chains.items() if key in marked})
 
 
 def spool(name: str) -> IO[bytes]:

@@ -13,7 +13,7 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from errno import EAGAIN, ENOENT
 from pathlib import Path
 
@@ -53,8 +53,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Holding:
     """What one variant holds of all that a namespace has."""
 
-    chains: Mapping[TableKey, frozenset[str]] = field(default_factory=dict)
-    """The chains with our names, in the tables we look into."""
+    ours: Mapping[TableKey, bool] = field(default_factory=dict)
+    """The tables with chains of our names, of those we look into, and whether netplane has marked them as its own."""
     hints: bool = False
     """Whether the kubelet has put its chains here."""
     rules: tuple[TableKey, ...] = ()
@@ -62,16 +62,17 @@ class Holding:
     built_in: Mapping[TableKey, frozenset[str]] = field(default_factory=dict)
     """The tables there are, with the built-in chains they have: nf_tables ones are made when they are first used."""
 
-    def marked(self) -> tuple[TableKey, ...]:
-        """The tables that netplane has marked as its own."""
-        return tuple(sorted(key for key, names in self.chains.items() if MARKER in names))
+    def only_marked(self) -> Holding:
+        """The same as if chains in tables without our marker were not ours."""
+        return replace(self, ours={key: marked for key, marked in self.ours.items() if marked})
 
 
 @dataclass(slots=True)
 class _Seen:
     """A table of nf_tables while its chains are read."""
 
-    ours: set[str] = field(default_factory=set)
+    ours: bool = False
+    marked: bool = False
     built_in: set[str] = field(default_factory=set)
     hints: bool = False
     used: bool = False
@@ -79,8 +80,8 @@ class _Seen:
 
     def chain(self, name: str, chain: Mapping[int, bytes]) -> None:
         self.hints = self.hints or name in _HINTS
-        if is_ours(name):
-            self.ours.add(name)
+        self.ours = self.ours or is_ours(name)
+        self.marked = self.marked or name == MARKER
         if name in _BUILT_IN:
             self.built_in.add(name)
             self.used = self.used or bool(int.from_bytes(chain.get(_CHAIN_USE, b""), "big"))  # it counts the rules
@@ -119,7 +120,7 @@ class IptablesFacts(Closing):
         # Tables with other base chains are not iptables', which could not even read them.
         mine = {key: seen for key, seen in sorted(tables.items()) if not seen.foreign}
         return Holding(
-            {key: frozenset(seen.ours) for key, seen in mine.items() if seen.ours and key[1] in TABLES},
+            {key: seen.marked for key, seen in mine.items() if seen.ours and key[1] in TABLES},
             any(seen.hints for seen in mine.values()),
             tuple(key for key, seen in mine.items() if seen.used),
             {key: frozenset(seen.built_in) for key, seen in mine.items()},
@@ -142,9 +143,9 @@ class IptablesFacts(Closing):
         """
         rules = tuple(sorted(key for key, mark in marks.items() if _INFO.unpack(mark)[-2] > _EMPTY[key[1]]))
         names = {key: known[key] if key in known else self._legacy_chains(key) for key in rules}
-        ours = {key: frozenset(filter(is_ours, each)) for key, each in names.items() if key[1] in TABLES}
+        ours = {key: MARKER in each for key, each in names.items() if key[1] in TABLES and any(map(is_ours, each))}
         hints = any(not _HINTS.isdisjoint(each) for each in names.values())
-        return Holding({key: each for key, each in ours.items() if each}, hints, rules, dict.fromkeys(marks, _BUILT_IN))
+        return Holding(ours, hints, rules, dict.fromkeys(marks, _BUILT_IN))
 
     def close(self) -> None:
         """Close the sockets."""

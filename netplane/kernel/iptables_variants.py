@@ -49,7 +49,7 @@ def chosen(wish: str, holdings: dict[Variant, Holding], *, writing: bool) -> Var
             _refuse_both(variant, holdings)
         return variant
     signs: tuple[Callable[[Holding], bool], ...] = (
-        lambda holding: bool(holding.chains),
+        lambda holding: bool(holding.ours),
         lambda holding: holding.hints,
         lambda holding: bool(holding.rules),
     )
@@ -70,10 +70,10 @@ def chosen(wish: str, holdings: dict[Variant, Holding], *, writing: bool) -> Var
 def _refuse_both(variant: Variant, holdings: dict[Variant, Holding]) -> None:
     """Raise OwnershipError if the variant that is not used has Service rules."""
     other = variant.other
-    if not holdings[other].chains:
+    if not holdings[other].ours:
         return
-    if holdings[variant].chains:
-        where = _held(holdings, lambda each: each.chains)
+    if holdings[variant].ours:
+        where = _held(holdings, lambda each: each.ours)
         raise OwnershipError(
             f"iptables: both variants hold chains of a Service proxy ({where}), and the kernel obeys both; nothing was "
             f"changed; remove one: netplane backend clean iptables --iptables-variant {other.value} (or "
@@ -81,7 +81,7 @@ def _refuse_both(variant: Variant, holdings: dict[Variant, Holding]) -> None:
         )
     raise OwnershipError(
         f"iptables: the {other.value} variant holds chains of a Service proxy "
-        f"({_tables(tuple(holdings[other].chains))}), and the kernel would obey both; nothing was changed; use "
+        f"({_tables(tuple(holdings[other].ours))}), and the kernel would obey both; nothing was changed; use "
         f"--iptables-variant {other.value}, or remove them first: netplane backend clean iptables "
         f"--iptables-variant {other.value}"
     )

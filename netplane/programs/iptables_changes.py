@@ -40,7 +40,7 @@ class TableChanges:
     replace: tuple[Jump, ...] = ()
     """Jumps to remove because `insert` has them in the right form or order."""
     stray: tuple[Jump, ...] = ()
-    """Jumps to remove because they lead to chains that go."""
+    """Jumps to remove for good: nobody wants any like them there."""
     drop: tuple[str, ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
     """Chains that nobody wants but somebody else's chain, named here, refers to: they stay."""
@@ -241,7 +241,9 @@ class _Draft:
         for chain in dict.fromkeys(jump.chain for jump in (*have, *want)):
             old = tuple(jump for jump in have if jump.chain == chain and jump not in self._stray)
             new = tuple(jump for jump in want if jump.chain == chain)
-            if old != new:
+            if not new:
+                self._stray += old
+            elif old != new:
                 self._replace += old
                 self._insert += new
 
