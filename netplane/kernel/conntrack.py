@@ -54,8 +54,7 @@ class Tuple(NamedTuple):
 class Connection(NamedTuple):
     """One tracked connection. `tcp_state` is the kernel's number (TCP_CONNTRACK_*), None for other protocols.
 
-    `id` tells it from an earlier or later one that was answered by somebody else (nf_ct_get_id); `zone` is 0 unless
-    somebody keeps several tables in one.
+    `id` goes with the original direction; `zone` is 0 unless somebody keeps several tables in one.
     """
 
     protocol: int
@@ -187,8 +186,8 @@ def _header(family: Family) -> bytes:
 
 
 def _one(connection: Connection) -> bytes:
-    """What names one connection and no other."""
-    name = tuple_attribute(_ORIGINAL, connection.protocol, connection.original)
+    """What names one connection and no other: the reply says who answers, the id what was asked (nf_ct_get_id)."""
+    name = tuple_attribute(_REPLY, connection.protocol, connection.reply)
     zone = attribute(_ZONE, _PORT.pack(connection.zone)) if connection.zone else b""
     return (
         _header(family_of(connection.original.source)) + name + attribute(_ID, struct.pack(">I", connection.id)) + zone
