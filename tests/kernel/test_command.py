@@ -67,3 +67,54 @@ def test_a_program_runs_in_the_namespace_of_the_calling_thread():
         shown, expected = namespace.run(inside)
     assert shown == str(expected)
     assert expected != Path("/proc/thread-self/ns/net").stat().st_ino
+
+
+# --- much input, much output ----------------------------------------------------------------------------------------
+
+
+def test_only_what_iptables_is_to_know_of_our_environment_is_passed_on(monkeypatch):
+    monkeypatch.setenv("XTABLES_LOCKFILE", "/a/lock")
+    monkeypatch.setenv("XTABLES_LIBDIR", "/a/folder")
+    shown = command.run("env", mechanism="test", doing="show the environment").splitlines()
+    assert {"XTABLES_LOCKFILE=/a/lock", "XTABLES_LIBDIR=/a/folder"} <= {*shown}
+
+
+def test_a_file_is_fed_from_its_beginning(tmp_path):
+    with (tmp_path / "in").open("w+b") as file:
+        file.write(b"one\ntwo\n")
+        file.flush()
+        words = ("sh", "-c", 'test "$(cat)" = "one\ntwo"')
+        for _ in range(2):
+            command.feed(*words, stdin=file.fileno(), mechanism="test", doing="read")
+        with pytest.raises(KernelError, match="test: read: why"):
+            command.feed(
+                "sh", "-c", "echo out; echo why >&2; exit 1", stdin=file.fileno(), mechanism="test", doing="read"
+            )
+
+
+def test_a_process_that_is_killed_is_said_to_be(tmp_path):
+    with (tmp_path / "in").open("w+b") as file, pytest.raises(KernelError, match="killed by signal 9"):
+        command.feed("sh", "-c", "kill -9 $$", stdin=file.fileno(), mechanism="test", doing="die")
+
+
+def test_lines_come_one_by_one_and_a_failure_is_known_at_the_end():
+    with command.lines("sh", "-c", "echo one; echo two", mechanism="test", doing="print") as lines:
+        assert list(lines) == ["one\n", "two\n"]
+    seen = []
+    with (
+        pytest.raises(KernelError, match="test: print: broken"),
+        command.lines("sh", "-c", "echo one; echo broken >&2; exit 3", mechanism="test", doing="print") as lines,
+    ):
+        seen += lines
+    assert seen == ["one\n"]
+
+
+def test_who_stops_reading_ends_the_process():
+    def first() -> str:
+        with command.lines("yes", mechanism="test", doing="print for ever") as lines:
+            for line in lines:
+                raise ValueError(line)
+        return ""
+
+    with pytest.raises(ValueError, match="y"):
+        first()
