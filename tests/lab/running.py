@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,12 @@ class Agent:
         )
         assert done.returncode == 0, f"{done.stdout}{done.stderr}{self.log()}"
         return json.loads(done.stdout)
+
+    def runs_for(self, seconds: float) -> None:
+        """Return after so long; it must not have ended by itself."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            raise AssertionError(self.log())
 
     def log(self) -> str:
         """All it said."""
