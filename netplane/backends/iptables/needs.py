@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from netplane.backends.backend import Deviation, Requirement
+from netplane.backends.iptables.words import UNREACHABLE
+from netplane.model.address import Family
+from netplane.programs.iptables_text import HEADING
 
-# What is tried, the kernel module that has it, the table, the chain, and the rule in it. IPv4 stands for both families.
+_ENDPOINT = {Family.IPV4: "192.0.2.1:80", Family.IPV6: "[2001:db8::1]:80"}
+
+# What is tried, the kernel module that has it, the table and chain, and the rule in it.
 _TRIED = (
-    ("match comment", "xt_comment", "filter", "INPUT", "-m comment --comment x"),
-    ("match conntrack", "xt_conntrack", "filter", "INPUT", "-m conntrack --ctstate NEW"),
-    ("match addrtype", "xt_addrtype", "nat", "PREROUTING", "-m addrtype --dst-type LOCAL"),
-    ("match mark", "xt_mark", "nat", "POSTROUTING", "-m mark ! --mark 0x4000/0x4000"),
-    ("match statistic", "xt_statistic", "nat", "PREROUTING", "-m statistic --mode random --probability 0.5"),
-    (
-        "match recent",
-        "xt_recent",
-        "nat",
-        "PREROUTING",
-        "-m recent --rcheck --seconds 60 --reap --name NETPLANE --rsource",
-    ),
-    ("matches tcp and udp", "xt_tcpudp", "filter", "INPUT", "-p tcp -m tcp --dport 80:95"),
-    ("match sctp", "xt_sctp", "filter", "INPUT", "-p sctp -m sctp --dport 80:95"),
-    ("target MARK", "xt_mark", "nat", "PREROUTING", "-j MARK --set-xmark 0x4000/0x4000"),
-    ("target DNAT", "xt_nat", "nat", "PREROUTING", "-p tcp -j DNAT --to-destination 192.0.2.1:80"),
-    ("target MASQUERADE", "xt_MASQUERADE", "nat", "POSTROUTING", "-j MASQUERADE --random-fully"),
-    ("target REJECT", "ipt_REJECT", "filter", "INPUT", "-j REJECT --reject-with icmp-port-unreachable"),
+    ("match comment", "xt_comment", "filter INPUT", "-m comment --comment x"),
+    ("match conntrack", "xt_conntrack", "filter INPUT", "-m conntrack --ctstate NEW"),
+    ("match addrtype", "xt_addrtype", "nat PREROUTING", "-m addrtype --dst-type LOCAL"),
+    ("match mark", "xt_mark", "nat POSTROUTING", "-m mark ! --mark 0x4000/0x4000"),
+    ("match statistic", "xt_statistic", "nat PREROUTING", "-m statistic --mode random --probability 0.5"),
+    ("match recent", "xt_recent", "nat PREROUTING", "-m recent --rcheck --seconds 60 --reap --name NETPLANE --rsource"),
+    ("matches tcp and udp", "xt_tcpudp", "filter INPUT", "-p tcp -m tcp --dport 80:95"),
+    ("match sctp", "xt_sctp", "filter INPUT", "-p sctp -m sctp --dport 80:95"),
+    ("target MARK", "xt_mark", "nat PREROUTING", "-j MARK --set-xmark 0x4000/0x4000"),
+    ("target DNAT", "xt_nat", "nat PREROUTING", "-p tcp -j DNAT --to-destination {endpoint}"),
+    ("target MASQUERADE", "xt_MASQUERADE", "nat POSTROUTING", "-j MASQUERADE --random-fully"),
+    ("target REJECT", "ipt_REJECT and ip6t_REJECT", "filter INPUT", "-j REJECT --reject-with {unreachable}"),
 )
+
+
+def _tries(chain: str, rule: str) -> str:
+    table, _, hook = chain.partition(" ")
+    spelled = {each: rule.format(endpoint=_ENDPOINT[each], unreachable=UNREACHABLE[each]) for each in Family}
+    return "".join(f"{HEADING[each]}\n*{table}\n-A {hook} {text}\nCOMMIT\n" for each, text in spelled.items())
 
 
 REQUIREMENTS = (
@@ -33,8 +38,8 @@ REQUIREMENTS = (
         for program in ("iptables-restore", "ip6tables-restore", "iptables-save", "ip6tables-save")
     ),
     *(
-        Requirement(f"iptables {what}", f"Linux with {module}", restore=f"*{table}\n-A {chain} {rule}\nCOMMIT\n")
-        for what, module, table, chain, rule in _TRIED
+        Requirement(f"iptables {what}", f"Linux with {module}", restore=_tries(chain, rule))
+        for what, module, chain, rule in _TRIED
     ),
 )
 

@@ -14,6 +14,7 @@ from fractions import Fraction
 from ipaddress import ip_address, ip_network
 
 from netplane.model.address import Family, IPAddress, Protocol
+from netplane.programs.iptables_text import scripts
 
 ONE = Fraction(1)
 
@@ -77,24 +78,10 @@ Table = dict[str, list[Rule]]
 
 # --- reading ----------------------------------------------------------------------------------------------------------
 
-_HEADINGS = {"# iptables-restore --noflush": Family.IPV4, "# ip6tables-restore --noflush": Family.IPV6}
-
-
-def sections(text: str) -> dict[Family, str]:
-    """What each of the two programs loads."""
-    found: dict[Family, list[str]] = {}
-    lines: list[str] = []
-    for line in text.splitlines():
-        if line in _HEADINGS:
-            lines = found[_HEADINGS[line]] = []
-        else:
-            lines.append(line)
-    return {family: "\n".join(lines) + "\n" for family, lines in found.items()}
-
 
 def tables(text: str) -> dict[Family, dict[str, Table]]:
     """The tables of both families, by name."""
-    return {family: _tables(section, family) for family, section in sections(text).items()}
+    return {family: _tables(section, family) for family, section in scripts(text).items()}
 
 
 def _tables(section: str, family: Family) -> dict[str, Table]:
@@ -114,7 +101,7 @@ def _tables(section: str, family: Family) -> dict[str, Table]:
                 at = 0 if line[1] == "I" else len(table[chain])
                 table[chain].insert(at, _rule(rest, family))
             case _:
-                if line != "COMMIT":
+                if line != "COMMIT" and not line.startswith("#"):
                     raise UnknownRule(line)
     for each in found.values():
         _check_targets(each)

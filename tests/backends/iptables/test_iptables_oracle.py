@@ -117,7 +117,8 @@ def test_rules_of_every_case_do_what_the_oracle_says(folder):
             each.address for service in plan.services.values() for port in service.ports for each in port.serving
         }
         sources = sorted({*SOURCES, *local, *endpoints}, key=str)
-        questions = asked(plan, Random(1), local, sources)
+        questions = [*asked(plan, Random(1), local, sources)]
+        questions = Random(1).sample(questions, min(len(questions), 500))
         assert next(differences(plan, questions, around=Around(local)), "") == ""
 
 
