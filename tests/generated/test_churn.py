@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from random import Random
 
@@ -15,6 +16,7 @@ from netplane.model.snapshot import Snapshot
 from netplane.plan.node import plan_node
 from netplane.programs.nftables import ElementChanges, Elements, NftablesChanges, NftablesProgram
 from netplane.programs.nftables_changes import Applied, as_found, changes_from_found
+from netplane.programs.nftables_text import whole_structure
 
 SEEDS = range(8)
 STEPS = 100
@@ -105,6 +107,31 @@ def test_what_is_replaced_is_made_and_what_is_swept_is_not_wanted(seed):
             _well_formed(changes, have, want)
         have = want
     assert ElementChanges().count() == NftablesChanges().made() == NftablesChanges().swept() == 0
+
+
+def _reached(program: NftablesProgram) -> dict[tuple[str, str], set[str]]:
+    """Where each chain that elements may lead to sends packets in the end: as `to` and `goto endpoint-...` say."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for family in program.structure:
+        for name, chain in whole_structure(program, family).chains.items():
+            if name.startswith(("sticky-", "pick-", "node-port-pick-", "masq-")):
+                goals = [re.search(r"(goto \S+|dnat .*|drop)$", rule) for rule in chain.rules]
+                found[str(family), name] = {goal[0] for goal in goals if goal}
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_name_of_a_chain_never_means_anything_else(seed):
+    """Structure comes before elements: until they come, elements of before lead into chains of after."""
+    random, snapshot, settings = Random(seed), cluster(seed), World(seed).settings
+    known: dict[tuple[str, str], set[str]] = {}
+    for _ in range(150):
+        snapshot, said = changed(random, snapshot)
+        reached = _reached(NFTABLES.compile(plan_node(snapshot, "n1", settings)).program.nftables)
+        assert {name: known[name] for name in known.keys() & reached.keys()} == {
+            name: reached[name] for name in known.keys() & reached.keys()
+        }, said
+        known |= reached
 
 
 # --- the generator ----------------------------------------------------------------------------------------------------

@@ -179,11 +179,11 @@ def _guard(draft: _Draft, family: Family, key: bytes, allowed: tuple[IPNetwork, 
 # Memory is per endpoint of a Service port, shared by all addresses of the Service, and ends with the endpoint: the
 # set of its clients goes when it goes (docs/decisions/0003).
 #
-#   sticky-NAME:    ip saddr @clients-NAME__10.0.1.5/80 goto endpoint-NAME__10.0.1.5/80      for each endpoint
-#                   numgen random mod 2 0 goto endpoint-NAME__10.0.1.5/80                    1/n, 1/(n-1), ...
-#                   goto endpoint-NAME__10.0.2.6/80
-#   endpoint-NAME:  update @clients-NAME { ip saddr }
-#                   meta l4proto tcp dnat to 10.0.1.5:80
+#   sticky-NAME-POOL:  ip saddr @clients-NAME__10.0.1.5/80 goto endpoint-NAME__10.0.1.5/80      for each endpoint
+#                      numgen random mod 2 0 goto endpoint-NAME__10.0.1.5/80                 1/n, 1/(n-1), ...
+#                      goto endpoint-NAME__10.0.2.6/80
+#   endpoint-NAME:     update @clients-NAME { ip saddr }
+#                      meta l4proto tcp dnat to 10.0.1.5:80
 
 
 def _sticky_chain(draft: _Draft, family: Family, owner: ServicePortId, pool: Pool, affinity: Affinity) -> str:
@@ -192,8 +192,7 @@ def _sticky_chain(draft: _Draft, family: Family, owner: ServicePortId, pool: Poo
         return draft.sticky[pool]
     chains, sets = draft.chains.setdefault(family, {}), draft.sets.setdefault(family, {})
     base = f"{owner.namespace}/{owner.name}/{owner.protocol}/{owner.port}"
-    known = sum(1 for other in draft.sticky if other.affinity == affinity and _same_family(other, pool))
-    name = f"sticky-{kernel_name(base)}" + (f"-{known + 1}" if known else "")
+    name = f"sticky-{kernel_name(base)}-{_digest(pool)}"
     draft.sticky[pool] = name
     to = [f"goto endpoint-{kernel_name(_of_endpoint(base, endpoint))}" for endpoint in pool.endpoints]
     seen: list[str] = []
@@ -208,8 +207,13 @@ def _sticky_chain(draft: _Draft, family: Family, owner: ServicePortId, pool: Poo
     return name
 
 
-def _same_family(one: Pool, other: Pool) -> bool:
-    return one.endpoints[0].address.version == other.endpoints[0].address.version
+def _digest(pool: Pool) -> str:
+    """Eight characters that stand for the endpoints.
+
+    Structure and elements are two transactions: a chain that leads elsewhere under its old name would, between them,
+    be followed by elements that mean what it was.
+    """
+    return hashlib.sha256(" ".join(map(str, pool.endpoints)).encode()).hexdigest()[:8]
 
 
 def _of_endpoint(base: str, endpoint: Endpoint) -> str:

@@ -203,19 +203,22 @@ def sticky(seconds=60, **changes):
     return script(of, slices(of, up("10.244.1.5", "n1"), up("10.244.2.6", "n2"), up("fd00:244:1::5", "n1")))
 
 
+def sticky_chains(text):
+    return sorted(name for name in tables(text)["ip"].chains if name.startswith("sticky-"))
+
+
 def test_clients_are_remembered_per_endpoint_of_a_service_port_not_per_address():
     text = sticky()
     names = {name for name in tables(text)["ip"].dynamic if name.startswith("clients-")}
     assert names == {
         f"clients-60s-{kernel_name(f'shop/web/tcp/__{address}/8080')}" for address in ("10.244.1.5", "10.244.2.6")
     }
+    (chain,) = sticky_chains(text)
+    assert chain.startswith(f"sticky-{kernel_name('shop/web/tcp/')}-")
     assert set(elements(text, "from-pod")) == {
-        f"{address} . tcp . 80 : goto {chain}"
-        for address, chain in [
-            ("10.96.0.10", f"sticky-{kernel_name('shop/web/tcp/')}"),
-            ("198.51.100.7", f"masq-sticky-{kernel_name('shop/web/tcp/')}"),
-            ("203.0.113.5", f"masq-sticky-{kernel_name('shop/web/tcp/')}"),
-        ]
+        f"10.96.0.10 . tcp . 80 : goto {chain}",
+        f"198.51.100.7 . tcp . 80 : goto masq-{chain}",
+        f"203.0.113.5 . tcp . 80 : goto masq-{chain}",
     }
 
 
@@ -229,9 +232,16 @@ def test_the_timeout_is_in_the_set_and_in_its_name():
 def test_policy_local_has_a_chain_of_its_own_and_shares_the_memory():
     text = sticky(external=LOCAL)
     assert len(tables(text)["ip"].dynamic) == 2
-    assert {f"sticky-{kernel_name('shop/web/tcp/')}", f"sticky-{kernel_name('shop/web/tcp/')}-2"} <= set(
-        tables(text)["ip"].chains
-    )
+    assert len(sticky_chains(text)) == 2
+
+
+def test_the_chain_of_a_pool_has_the_same_name_whatever_other_pools_the_service_has():
+    """Elements of before must not lead into a chain of after that means something else."""
+    alone, beside = sticky(), sticky(external=LOCAL)
+    both = sticky(external=LOCAL, internal=LOCAL)
+    (everybody,) = sticky_chains(alone)
+    assert everybody in sticky_chains(beside)
+    assert sticky_chains(both) == sticky_chains(beside)
 
 
 def test_a_service_with_affinity_leaves_nothing_in_the_common_slots():
@@ -273,7 +283,7 @@ def test_names_carry_kube_proxys_hash(base, hash_):
 def test_the_names_of_a_service_are_built_from_kube_proxys_base():
     of = service("svc1", namespace="ns1", seconds=60, ips=("10.96.0.10",), ports=(port(80, name="p80"),))
     listed = slices(of, up("10.180.0.1"), target=80)
-    assert "add chain ip netplane sticky-ULMVA6XW-ns1/svc1/tcp/p80\n" in script(of, listed)
+    assert "add chain ip netplane sticky-ULMVA6XW-ns1/svc1/tcp/p80-" in script(of, listed)
     assert "add chain ip netplane endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80\n" in script(of, listed)
 
 
