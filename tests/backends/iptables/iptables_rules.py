@@ -303,22 +303,23 @@ Ways = Iterator[tuple[Fraction, Seen, str]]
 
 def walk(table: Table, chain: str, around: Around, seen: Seen, start: int = 0) -> Ways:
     """Every way through a chain."""
-    rules = table[chain]
+    rules, left = table[chain], ONE
     for index in range(start, len(rules)):
         rule = rules[index]
         if not all(test(around, seen) for test in rule.tests):
             continue
-        if rule.share != ONE:
-            yield from _scaled(1 - rule.share, walk(table, chain, around, seen, index + 1))
         changed = seen
         for change in rule.changes:
             changed = change(changed)
-        if rule.share == ONE and not rule.verdict:
+        if rule.share != ONE:
+            yield from _scaled(left * rule.share, _after(table, chain, around, changed, index))
+            left *= 1 - rule.share
+        elif rule.verdict:
+            yield from _scaled(left, _after(table, chain, around, changed, index))
+            return
+        else:
             seen = changed
-            continue
-        yield from _scaled(rule.share, _after(table, chain, around, changed, index))
-        return
-    yield ONE, seen, ""
+    yield left, seen, ""
 
 
 def _after(table: Table, chain: str, around: Around, seen: Seen, index: int) -> Ways:

@@ -87,8 +87,8 @@ def test_what_did_not_change_is_the_same_object(seed):
         assert again.program.iptables.frames[key] is frame
         trees = zip(again.program.iptables.trees[key], before.program.iptables.trees[key], strict=True)
         assert all(one is other for one, other in trees)
-    for service, part in before.program.iptables.parts.items():
-        assert again.program.iptables.parts[service] is part
+    for of, part in before.program.iptables.parts.items():
+        assert again.program.iptables.parts[of] is part
 
 
 @pytest.mark.parametrize("seed", range(16))
