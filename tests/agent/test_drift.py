@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -136,6 +137,28 @@ def test_damage_while_the_agent_applies_something_else_is_not_overlooked(web, ba
         deadline = time.monotonic() + SECONDS
         while differs(web, backend):
             assert time.monotonic() < deadline
+
+
+@pytest.mark.skipif("iptables" not in BACKENDS, reason="there is no backend iptables")
+@pytest.mark.skipif(shutil.which("iptables-legacy") is None, reason="iptables-legacy is missing")
+def test_of_the_legacy_variant_the_kernel_tells_nothing_and_it_is_repaired_all_the_same(web, tmp_path, monkeypatch):
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+    run(web, "iptables-legacy -t nat -N SOMEBODY")
+    run(web, "iptables-legacy -t nat -A OUTPUT -j SOMEBODY")
+    with web.agent("--backend", "iptables", *ONLY_EVENTS) as agent:
+        agent.next("ready")
+        for damage in ("-t nat -F KUBE-SERVICES", "-t nat -F", "-t filter -D INPUT 1"):
+            run(web, f"iptables-legacy {damage}")
+            said = agent.next("drift repaired")
+            assert (said["mechanism"], said["by"]) == ("iptables", "unknown")
+        deadline = time.monotonic() + SECONDS
+        while differs(web, "iptables"):
+            assert time.monotonic() < deadline
+        compared = status(web)["lastCompare"]
+        for number in range(3):
+            web.write("api", service("api", 2, f"10.244.1.{number + 10}@n1"))
+            agent.next("reconciled")
+        assert status(web)["lastCompare"] == compared
 
 
 def test_damage_hidden_in_a_flood_is_repaired(web, tmp_path):
