@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from netplane.backends.backend import Backend
+from netplane.backends.iptables import IPTABLES
 from netplane.backends.nftables import NFTABLES
 from netplane.errors import InputError
 
-BACKENDS: dict[str, Backend] = {NFTABLES.name: NFTABLES}
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (NFTABLES, IPTABLES)}
 
 
 def backend_named(name: str) -> Backend:
