@@ -31,7 +31,7 @@ _TO = re.compile(r"\b(?:goto|jump) (\S+)")
 _SET = re.compile(r"@(\S+)")
 
 
-class Refused(Exception):
+class Refused(AssertionError):
     """The kernel would not do this."""
 
 

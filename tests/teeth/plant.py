@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from teeth.faults import Fault
+from teeth.fault import Fault
 
 VARIABLE = "NETPLANE_FAULT"
 """Holds the fault of a run as JSON."""

@@ -1,7 +1,8 @@
 """The planted faults can still be planted, and being caught means what it says. `scripts/test --teeth` tries all."""
 
 import pytest
-from teeth.faults import FAULTS, Fault
+from teeth.fault import Fault
+from teeth.faults import FAULTS
 from teeth.trial import attempt, failing_without_fault
 
 SAMPLE = ("other family leaks into the pool", "nftables: refusing drops")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teeth import plant
-from teeth.faults import EVERY, ROOT, Fault
+from teeth.fault import EVERY, ROOT, Fault
 
 from netplane.backends.registry import BACKENDS
 
