@@ -416,16 +416,24 @@ def _somebody_else() -> None:
 
 def flush(random: Random, backend: str) -> None:
     """Remove some or all of what a backend has in the namespace of the calling thread."""
-    family = random.choice(("ip", "ip6"))
-    words = {
-        "nftables": random.choice(
-            (
-                f"delete table {family} netplane",
-                f"flush table {family} netplane",
-                f"flush chain {family} netplane decide-pod",
-                f"flush map {family} netplane slots",
-                "flush chain ip netplane prerouting; flush chain ip6 netplane output",
-            )
-        )
-    }[backend]
-    command.run("nft", words, mechanism="nftables", doing="flush")
+    words = random.choice(FLUSHES[backend])
+    family = random.choice(("", "6"))
+    command.run(*(each.replace("FAMILY", family) for each in words), mechanism="test", doing="flush")
+
+
+FLUSHES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "nftables": (
+        ("nft", "delete table ipFAMILY netplane"),
+        ("nft", "flush table ipFAMILY netplane"),
+        ("nft", "flush chain ipFAMILY netplane decide-pod"),
+        ("nft", "flush map ipFAMILY netplane slots"),
+        ("nft", "flush chain ip netplane prerouting; flush chain ip6 netplane output"),
+    ),
+    "iptables": (
+        ("ipFAMILYtables", "-w", "-t", "nat", "-F"),
+        ("ipFAMILYtables", "-w", "-t", "nat", "-F", "KUBE-SERVICES"),
+        ("ipFAMILYtables", "-w", "-t", "nat", "-F", "KUBE-POSTROUTING"),
+        ("ipFAMILYtables", "-w", "-t", "filter", "-F"),
+    ),
+}
+"""What somebody may do to the rules of a backend; FAMILY is nothing for IPv4, 6 for IPv6."""

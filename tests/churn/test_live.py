@@ -14,13 +14,14 @@ from netplane.backends.registry import BACKENDS
 
 pytestmark = [pytest.mark.lab, pytest.mark.kernel]
 
-STEPS = int(os.environ.get("NETPLANE_CHURN_STEPS", "150"))
+STEPS = int(os.environ.get("NETPLANE_CHURN_STEPS", "100"))
 SEED = int(os.environ.get("NETPLANE_CHURN_SEED", "1"))
 RATE = float(os.environ.get("NETPLANE_CHURN_RATE", "600"))
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))
-def test_whatever_changes_the_kernel_follows_and_no_connection_suffers(backend, tmp_path):
+def test_whatever_changes_the_kernel_follows_and_no_connection_suffers(backend, tmp_path, monkeypatch):
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))  # the usual one is of the whole host
     with Churn(SEED, BACKENDS[backend], tmp_path / "manifests", tmp_path / "run", RATE) as churn:
         churn.steps(STEPS)
         report = churn.finish()
