@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
@@ -25,8 +25,8 @@ class Drift:
         return bool(self.count)
 
     @classmethod
-    def of(cls, count: int, lines: list[str]) -> Drift:
-        """`count` differences, of which `lines` name the repair."""
+    def of(cls, count: int, lines: Iterable[str]) -> Drift:
+        """`count` differences, of which `lines` name the repair; no more of them are read than are kept."""
         return cls(count, tuple(islice(lines, DRIFT_NAMED)))
 
 

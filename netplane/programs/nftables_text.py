@@ -109,8 +109,8 @@ def element_text(spec: SetSpec, key: bytes, data: Data) -> str:
             return f"{text} : {_fields_text(spec.data, data)}"
 
 
-def changes_lines(changes: NftablesChanges, want: NftablesProgram) -> list[str]:
-    """Changes for people, in the order they are carried out: `+` makes, `-` sweeps, `~` replaces."""
+def changes_lines(changes: NftablesChanges, want: NftablesProgram) -> Iterator[str]:
+    """Changes for people, in the order they are carried out: `+` makes, `-` sweeps, `~` replaces. Written when read."""
     specs = {
         (family, name): spec for family in want.structure for name, spec in whole_structure(want, family).sets.items()
     }
@@ -121,15 +121,14 @@ def changes_lines(changes: NftablesChanges, want: NftablesProgram) -> list[str]:
         return f"{NFT_FAMILY[where[0]]} {where[1]} {{ {text} }}"
 
     make, sweep = changes.make_elements, changes.sweep_elements
-    lines = [f"+ {line}" for line in changes.make_structure.splitlines()]
+    yield from (f"+ {line}" for line in changes.make_structure.splitlines())
     for where, elements in sorted(make.add.items()):
         replaced = make.remove.get(where, {})
-        lines += [
-            f"{'~' if key in replaced else '+'} {shown(where, key, data)}" for key, data in sorted(elements.items())
-        ]
+        for key, data in sorted(elements.items()):
+            yield f"{'~' if key in replaced else '+'} {shown(where, key, data)}"
     for where, elements in sorted(sweep.remove.items()):
-        lines += [f"- {shown(where, key, data)}" for key, data in sorted(elements.items())]
-    return lines + [f"- {line}" for line in changes.sweep_structure.splitlines()]
+        yield from (f"- {shown(where, key, data)}" for key, data in sorted(elements.items()))
+    yield from (f"- {line}" for line in changes.sweep_structure.splitlines())
 
 
 def _fields_text(fields: tuple[Field, ...], value: bytes) -> str:

@@ -207,7 +207,7 @@ def test_unknown_sets_and_chains_in_our_table_are_swept_without_asking_for_their
 def test_changes_are_shown_in_the_order_they_are_carried_out():
     have = program(a=part(from_pod={ONE: "drop"}, endpoints={TWO: None}))
     want = program(a=part(structure(Chain("new", ("drop",))), from_pod={ONE: "goto new"}, endpoints={THREE: None}))
-    lines = changes_lines(changes_from_found(as_found(have), want), want)
+    lines = [*changes_lines(changes_from_found(as_found(have), want), want)]
     assert lines == [
         "+ add chain ip netplane new",
         "+ flush chain ip netplane new",
