@@ -190,8 +190,10 @@ class IptablesDriver(Closing):
         """Write the script of one family; returns how many transactions it makes."""
         commits = 0
         for table, changes in tables.items():
-            listed = self.variant is Variant.NF_TABLES and len(changes.put) + len(changes.drop) > _MANY
-            script.writelines(line.encode() for line in section_start(table, changes, listed=listed))
+            nf_tables = self.variant is Variant.NF_TABLES
+            listed = nf_tables and len(changes.put) + len(changes.drop) > _MANY
+            start = section_start(table, changes, listed=listed, scattered=nf_tables)
+            script.writelines(line.encode() for line in start)
             bodies[table].seek(0)
             shutil.copyfileobj(bodies[table], script, 1 << 20)
             end = [*section_end(table, changes, listed=listed)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain as chained
+from zlib import crc32
 
 from netplane.model.address import Family
 from netplane.model.table import changes
@@ -267,16 +268,21 @@ def _changes(drafts: Mapping[TableKey, _Draft], parts: list[Part]) -> IptablesCh
 # --- as a script ----------------------------------------------------------------------------------------------------
 
 
-def section_start(table: str, changes: TableChanges, *, listed: bool) -> Iterator[str]:
-    """The lines before the rules: chains are made, and flushed if they exist. See docs/decisions/0015 for `listed`.
+def section_start(table: str, changes: TableChanges, *, listed: bool, scattered: bool = False) -> Iterator[str]:
+    """The lines before the rules: chains are made, and flushed if they exist.
 
-    Sorted, since the legacy variant looks for the place of each new chain from the end of those it has.
+    They come in the order of their names or, `scattered`, in one that has nothing to do with them. Why, and why
+    `listed`, is told in docs/decisions/0015.
     """
     yield f"*{table}\n"
     if listed:
         yield "-S\n"
-    for name in sorted(chained(changes.put, changes.drop)):
+    for name in sorted(chained(changes.put, changes.drop), key=_scattering if scattered else None):
         yield f":{name} - [0:0]\n"
+
+
+def _scattering(name: str) -> int:
+    return crc32(name.encode())
 
 
 def section_end(table: str, changes: TableChanges, *, listed: bool) -> Iterator[str]:

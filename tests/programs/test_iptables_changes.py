@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import pytest
 
@@ -375,6 +376,17 @@ def test_a_section_makes_chains_first_then_jumps_and_removes_last():
         f"-X {hashed('SVC', 1)}\n",
         "COMMIT\n",
     ]
+
+
+def test_chains_come_by_name_or_scattered():
+    """The variants differ in what makes them slow: see docs/decisions/0015."""
+    changes = changes_from_found({}, program({number: part(number) for number in range(50)})).tables[NAT]
+    by_name = [*section_start("nat", changes, listed=False)]
+    scattered = [*section_start("nat", changes, listed=False, scattered=True)]
+    assert by_name[1:] == sorted(scattered[1:])
+    steps = [one < other for one, other in pairwise(scattered[1:])]
+    assert 15 < steps.count(True) < 38
+    assert scattered == [*section_start("nat", changes, listed=False, scattered=True)]
 
 
 def test_a_listed_section_leaves_jumps_of_chains_that_do_not_exist_yet_to_one_after_it():
