@@ -1,6 +1,7 @@
-"""The benchmark: netplane next to the layout kube-proxy uses, in the same run. `scripts/bench` starts it.
+"""The benchmark: netplane next to the layouts kube-proxy uses, in the same run. `scripts/bench` starts it.
 
-Nothing here is asserted or installed. `clusters.py` makes synthetic clusters, `kube_proxy_nft.py` the baseline's
-rulesets, `nodes.py` puts both into namespaces, `measure.py` times them, `report.py` makes the table. Read
-docs/performance.md first.
+Nothing here is installed. `ways.py` says what is compared, `clusters.py` makes synthetic clusters, `baselines.py` loads
+kube-proxy's rules (`kube_proxy_*.py`), `nodes.py` puts netplane into namespaces. `cold.py`, `agent.py`, `packets.py` and
+`kills.py` each measure one part, `measure.py` all of them; `results.py` is what they saw, `tables.py` makes tables of
+it. Read docs/performance.md first.
 """

@@ -20,7 +20,7 @@ from netplane.kernel import command
 from netplane.kernel.netns import Namespace
 
 READY_SECONDS = 300.0
-_CHANGE_SECONDS = 120.0
+_CHANGE_SECONDS = 240.0
 _PAUSE = (0.06, 0.1)
 """Seconds between two changes. The agent's rounds are 0.05 apart, which is not what is measured here."""
 FLAPS_PER_SECOND = 100
@@ -40,13 +40,14 @@ def run_agent(way: Way, amount: Amount) -> AgentRun:
             agent.must_be_ready(READY_SECONDS)
             found.start_seconds = time.perf_counter() - started
             found.started_mib = agent.memory("VmRSS")
-            churn, seen = Churn(amount.big), observer(way, namespace, agent)
+            churn = Churn(amount.big)
             try:
-                _one_by_one(amount, folder, churn, seen, found)
-            finally:
-                seen.close()
-            if amount.flap_seconds:
-                found.flaps = _flap(way, amount, namespace, folder, agent, churn)
+                with observer(way, namespace, agent) as seen:
+                    _one_by_one(amount, folder, churn, seen, found)
+                if amount.flap_seconds:
+                    found.flaps = _flap(way, amount, namespace, folder, agent, churn)
+            except TimeoutError as error:
+                raise RuntimeError(f"{way}: {error}; the agent's last words: {agent.last_words()}") from error
             found.ended_mib, found.peak_mib = agent.memory("VmRSS"), agent.memory("VmHWM")
     return found
 
@@ -105,9 +106,8 @@ def _flap(way: Way, amount: Amount, namespace: Namespace, folder: Path, agent: A
         new = written(change, folder)
         time.sleep(max(began + number / FLAPS_PER_SECOND - time.monotonic(), 0))
         new.rename(folder / new.name)
-    seen = observer(way, namespace, agent)
-    try:
-        new = written(last, folder)
+    new = written(last, folder)
+    with observer(way, namespace, agent) as seen:
         seen.drain()
         renamed = time.monotonic()
         new.rename(folder / new.name)
@@ -115,8 +115,6 @@ def _flap(way: Way, amount: Amount, namespace: Namespace, folder: Path, agent: A
         while way == LEGACY and not _legacy_has(last, namespace):
             seen.wait(last, _CHANGE_SECONDS)  # what it had done was the round before
         ended = time.monotonic()
-    finally:
-        seen.close()
     found.lag, found.seconds = ended - renamed, ended - began
     time.sleep(_SETTLED_SECONDS)  # until its programs have ended, and it has said so
     used = agent.used().since(before)

@@ -13,7 +13,7 @@ from bench.ways import NFTABLES, Way
 from netplane.kernel.command import find
 from netplane.kernel.netns import Namespace
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 60.0
 """iptables-restore is stopped then: how long the nf_tables variant would have needed is not worth knowing."""
 _PIECE = 250
 

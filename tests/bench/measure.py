@@ -138,10 +138,11 @@ class _Nodes:
             found.baseline.setdefault(change.kind.value, []).append(self._baseline[way].change(change))
 
     def _compare(self) -> None:
+        """Once at least, and again while there is time."""
         for way in self._ways:
             found, netplane = self._results.changes[str(way)], self._netplane[way]
-            netplane.compare(disturbed=False)
-            for _ in range(self._amount.comparisons):
+            ends = time.monotonic() + self._amount.change_seconds
+            while not found.disturbed or (time.monotonic() < ends and len(found.disturbed) < self._amount.comparisons):
+                netplane.compare(disturbed=False)  # what is found to be disturbed is read again
                 found.undisturbed.append(netplane.compare(disturbed=False))
                 found.disturbed.append(netplane.compare(disturbed=True))
-                netplane.compare(disturbed=False)

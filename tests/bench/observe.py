@@ -9,9 +9,9 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from ipaddress import IPv4Address
-from typing import Protocol
 
 from bench.clusters import TARGET_PORT, Change
 from bench.kube_proxy_iptables import endpoint_chain
@@ -33,17 +33,16 @@ Key = Callable[[int, IPv4Address], bytes]
 """What a notification about an endpoint of a Service contains, and no other."""
 
 
-class Observer(Protocol):
+class Observer(Closing):
     """Sees changes arrive in one namespace."""
 
+    @abstractmethod
     def drain(self) -> None:
         """Forget what has arrived so far."""
 
+    @abstractmethod
     def wait(self, change: Change, seconds: float) -> int:
         """`time.perf_counter_ns` when all of a change was in the kernel. Raises TimeoutError after `seconds`."""
-
-    def close(self) -> None:
-        """Stop watching."""
 
 
 def observer(way: Way, namespace: Namespace, agent: Agent) -> Observer:
@@ -51,7 +50,7 @@ def observer(way: Way, namespace: Namespace, agent: Agent) -> Observer:
     return Said(agent) if way == LEGACY else Notifications(way, namespace)
 
 
-class Said:
+class Said(Observer):
     """What the agent says, to be asked when nothing else changes."""
 
     def __init__(self, agent: Agent) -> None:
@@ -66,10 +65,10 @@ class Said:
         return self._agent.next_round(seconds)
 
     def close(self) -> None:
-        """See `Observer.close`."""
+        """There is nothing to close."""
 
 
-class Notifications(Closing):
+class Notifications(Observer):
     """Notifications of nf_tables in one namespace, from construction until `close`."""
 
     def __init__(self, way: Way, namespace: Namespace) -> None:

@@ -35,29 +35,29 @@ class Amount:
     packet_rounds: int
     packet_samples: int
     agent_seconds: float
-    """How long the agent runs at least: beyond `--at-most` it once compares everything meanwhile."""
+    """How long single changes go on at least: with `flap_seconds` beyond `--at-most`, so all is compared once."""
     flap_seconds: float
     kills: int
 
 
 FULL = Amount(
     loads=(
-        Load(Size(1000, 2), 5, 5),
-        Load(Size(5000, 2), 5, 1),
-        Load(Size(10_000, 2), 3, 1),
+        Load(Size(1000, 2), 3, 3),
+        Load(Size(5000, 2), 3, 1),
+        Load(Size(10_000, 2), 2, 1),
         Load(Size(20_000, 2), 3, 1),
-        Load(Size(10_000, 10), 3, 0),  # the baseline once, when it is needed for changes and packets
+        Load(Size(10_000, 10), 1, 0),  # the baseline once, when it is needed for changes and packets
     ),
     big=Size(10_000, 10),
     changes=80,
     resized=8,
-    change_seconds=20.0,
-    per_baseline=10,
-    comparisons=3,
+    change_seconds=12.0,
+    per_baseline=5,
+    comparisons=5,
     counts=(1, 10, 1000, 10_000),
     packet_rounds=9,
     packet_samples=200,
-    agent_seconds=33.0,
+    agent_seconds=23.0,
     flap_seconds=10.0,
     kills=100,
 )
