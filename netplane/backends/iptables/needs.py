@@ -61,7 +61,7 @@ DEVIATIONS = (
     ),
     Deviation(
         name="refused-after-routing",
-        promise="a packet that is rejected gets a port unreachable",
-        instead="only where the node has a route to the address; otherwise the node says, or keeps, that there is none",
+        promise="a refused packet is dropped, or answered with a port unreachable",
+        instead="only where the node has a route to the address; otherwise it answers as for any without one",
     ),
 )

@@ -94,12 +94,11 @@ class ServiceChains:
         """By table; a table in which there are none is left out."""
         found: dict[TableKey, dict[str, Rules]] = {}
         for port in self.service.ports:
-            for table, chains in (
-                (NAT, _Port(port, self.here).nat_chains()),
-                (FILTER, _Port(port, self.here).filter_chains()),
-            ):
-                found.setdefault((port.family, table), {}).update(chains)
-        return {key: chains for key, chains in found.items() if chains}
+            words = _Port(port, self.here)
+            for table, chains in ((NAT, words.nat_chains()), (FILTER, words.filter_chains())):
+                if chains:
+                    found.setdefault((port.family, table), {}).update(chains)
+        return found
 
 
 def entries(service: ServicePlan, here: Here) -> Entries:
@@ -201,26 +200,23 @@ class _Port:
                 chains[endpoint_chain(self._port.id, endpoint)] = tuple(self._to(endpoint, pool))
         if self._external:
             chains[self._chain("EXT")] = tuple(self._by_origin(self._external))
-            if guarded := self._guarded():
+            if allowed := self._allowed(self._chain("EXT")):
                 said = comment(f"other traffic to {self._port.id} will be dropped by {FIREWALL}")
-                let_in = (self._allow(guarded, each, self._chain("EXT")) for each in range(len(guarded.allowed)))
-                chains[self._chain("FW")] = (*let_in, rule(said, "-j ACCEPT"))
+                chains[self._chain("FW")] = (*allowed, rule(said, "-j ACCEPT"))
         return chains
 
     def filter_chains(self) -> dict[str, Rules]:
         """The source ranges."""
-        if not (guarded := self._guarded()):
+        if not (allowed := self._allowed("RETURN")):
             return {}
         said = comment(f"{self._port.id} traffic not accepted by {self._chain('FW')}")
-        let_in = (self._allow(guarded, each, "RETURN") for each in range(len(guarded.allowed)))
-        return {self._chain("FW"): (*let_in, rule(said, "-j DROP"))}
+        return {self._chain("FW"): (*allowed, rule(said, "-j DROP"))}
 
-    def _guarded(self) -> FrontendRow | None:
-        return next((row for row in self._port.rows if row.allowed), None)
-
-    def _allow(self, row: FrontendRow, index: int, target: str) -> str:
+    def _allowed(self, target: str) -> Rules:
+        """The source ranges, each sent to `target`. They are the same for all load-balancer addresses of a Service."""
+        ranges = next((row.allowed for row in self._port.rows if row.allowed), ())
         said = comment(f"{self._port.id} loadbalancer IP")
-        return rule(network("-s", row.allowed[index]), said, f"-j {target}")
+        return tuple(rule(network("-s", each), said, f"-j {target}") for each in ranges)
 
     def _by_origin(self, verdicts: Verdicts) -> Iterator[str]:
         """KUBE-EXT: by where the packet comes from."""
@@ -310,22 +306,21 @@ def _masqueraded(verdicts: Verdicts) -> Pool | None:
 
 def _marking(row: FrontendRow, pool: Pool) -> str:
     """The chain that marks those of a cluster IP's packets that are masqueraded, "" if none are."""
-    verdicts = (row.verdicts.pod, row.verdicts.node, row.verdicts.outside)
-    if not any(isinstance(each, Forward) for each in verdicts):
+    forwards = [
+        each for each in (row.verdicts.pod, row.verdicts.node, row.verdicts.outside) if isinstance(each, Forward)
+    ]
+    if not forwards:
         return ""
-    masquerade = []
-    for each in verdicts:
-        if not isinstance(each, Forward) or each.pool != verdicts[0].pool:  # type: ignore[union-attr]
-            raise UnsupportedError(f"iptables: {row.frontend}: a cluster IP must have the same endpoints for everybody")
-        masquerade.append(each.masquerade)
-    if verdicts[0].pool != pool:  # type: ignore[union-attr]
+    if len(forwards) < 3 or any(each.pool != forwards[0].pool for each in forwards):
+        raise UnsupportedError(f"iptables: {row.frontend}: a cluster IP must have the same endpoints for everybody")
+    if forwards[0].pool != pool:
         return ""
-    match tuple(masquerade):
-        case (False, False, False):
+    match [each.masquerade for each in forwards]:
+        case [False, False, False]:
             return ""
-        case (False, True, True):
+        case [False, True, True]:
             return MASQ_UNLESS_POD
-        case (True, True, True):
+        case [True, True, True]:
             return MARK_MASQ
     raise UnsupportedError(f"iptables: {row.frontend}: cannot masquerade some origins and not others")
 
@@ -336,14 +331,11 @@ def _said(row: FrontendRow) -> str:
 
 def _refusal(row: FrontendRow) -> Verdict | None:
     """What becomes of the packets of a row that are not forwarded."""
-    refused = {each for each in (row.verdicts.pod, row.verdicts.node, row.verdicts.outside) if not _forward(each)}
+    verdicts = (row.verdicts.pod, row.verdicts.node, row.verdicts.outside)
+    refused = {each for each in verdicts if not isinstance(each, Forward)}
     if len(refused) > 1:
         raise UnsupportedError(f"iptables: {row.frontend}: cannot drop some origins and reject others")
     return next(iter(refused), None)
-
-
-def _forward(verdict: Verdict) -> bool:
-    return isinstance(verdict, Forward)
 
 
 def _why(row: FrontendRow, verdict: Verdict) -> str:

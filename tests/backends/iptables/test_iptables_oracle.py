@@ -14,15 +14,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from builders import plan_of, port, service, slices, up
+from builders import exposed, plan_of, port, service, slices, up
 from generated.asked import FREE, LOCAL, SOURCES, expected, packets, plans
 from iptables_path import outcomes, ways
 from iptables_rules import Around, Seen, UnknownRule, tables
 
 from netplane.backends.iptables import IPTABLES
 from netplane.lab.cases import find_cases, load_case
-from netplane.model.address import IPAddress, Protocol, family_of
-from netplane.model.service import Ingress, ServiceType
+from netplane.model.address import Family, IPAddress, Protocol, family_of
+from netplane.model.service import Ingress, Scope, ServiceType
 from netplane.plan.node import plan_node
 from netplane.plan.oracle import Deliver, Oracle, Packet, Untouched
 from netplane.plan.plan import Forward, Origin, Plan
@@ -253,3 +253,32 @@ def test_invalid_packets_of_endpoints_are_dropped_and_no_others(seed):
             stranger = replace(seen, source=seen.source + (1 << 13 if seen.source.version == 4 else 1 << 70))
             if (stranger.source, stranger.protocol, stranger.source_port) not in known:
                 assert outcomes(own, stranger, WORLD) == {"untouched": Fraction(1)}
+
+
+# --- deviations -------------------------------------------------------------------------------------------------------
+
+
+def test_deviation_node_by_address_a_packet_from_a_link_with_an_address_of_the_node_counts_as_the_node_s():
+    web = exposed(external=Scope.LOCAL)
+    plan = plan_of(web, slices(web, up("10.244.1.5", "n1"), up("10.244.2.6", "n2")))
+    odd = Packet(Origin.OUTSIDE, NODE_V4, ip_address("203.0.113.5"), Protocol.TCP, 80)
+    answer = outcomes(tables(text(plan))[family_of(NODE_V4)], seen_of(odd, "eth0"), WORLD)
+    oracle = Oracle(plan, LOCAL)
+    assert answer != expected(oracle.decide(odd).outcome)
+    assert answer == expected(oracle.decide(replace(odd, origin=Origin.NODE)).outcome)
+
+
+def test_deviation_invalid_by_network_packets_of_an_endpoint_s_neighbour_are_dropped_too():
+    web = service()
+    plan = plan_of(web, slices(web, up("10.244.2.6", "n2")))
+    kernel = tables(text(plan))[Family.IPV4]
+    seen = Seen(ip_address("10.244.2.7"), FREE[0], Protocol.TCP, 40000, 8080, iif="eth0", state="INVALID")
+    assert outcomes(kernel, seen, WORLD) == {"drop": Fraction(1)}
+    for other in ({"source_port": 8081}, {"protocol": Protocol.UDP}, {"source": ip_address("10.244.3.7")}):
+        assert outcomes(kernel, replace(seen, **other), WORLD) == {"untouched": Fraction(1)}
+
+
+def test_every_deviation_is_on_the_page():
+    page = (Path(__file__).parents[3] / "docs" / "backends" / "iptables.md").read_text()
+    for each in IPTABLES.deviations:
+        assert f"| `{each.name}` | {each.promise} | {each.instead} |" in page
