@@ -6,25 +6,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"^```nft (?P<case>[a-z0-9-]+)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?P<kind>nft|iptables) (?P<case>[a-z0-9-]+)\n(?P<lines>.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SHOWN = [
-    (page.name, match["case"], line)
+    (page.name, match["kind"], match["case"], line)
     for page in PAGES
     for match in BLOCK.finditer(page.read_text())
     for line in match["lines"].splitlines()
 ]
 
 
-def test_the_page_of_the_nftables_backend_shows_rules():
-    assert {page for page, _, _ in SHOWN} == {"nftables.md"}
+GOLDEN = {"nft": "nftables.txt", "iptables": "iptables.txt"}
 
 
-@pytest.mark.parametrize(("page", "case", "line"), SHOWN)
-def test_a_rule_on_a_page_is_in_its_case(page, case, line):
-    golden = (ROOT / "tests" / "cases" / case / "nftables.txt").read_text().splitlines()
+def test_the_pages_of_the_backends_show_rules():
+    assert {(page, kind) for page, kind, _, _ in SHOWN} == {("nftables.md", "nft"), ("iptables.md", "iptables")}
+
+
+@pytest.mark.parametrize(("page", "kind", "case", "line"), SHOWN)
+def test_a_rule_on_a_page_is_in_its_case(page, kind, case, line):
+    golden = (ROOT / "tests" / "cases" / case / GOLDEN[kind]).read_text().splitlines()
     assert line in {re.sub(r' comment "[0-9a-f]{8}"$', "", each) for each in golden}
 
 
