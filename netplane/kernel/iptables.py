@@ -61,11 +61,13 @@ class IptablesDriver(Closing):
         self.read_mark = 0
         """What `mark` was just before the last reading."""
 
-    def read(self, wanted: Collection[TableKey], *, take_over: bool) -> Found:
+    def read(self, wanted: Collection[TableKey], *, take_over: bool, shared: bool = False) -> Found:
         """What is ours in the tables `wanted` and wherever else we have something, at one moment for each table.
 
-        With `take_over` the chains of kube-proxy are ours too; without, only tables with our marker count. Raises
-        OwnershipError for a chain of our name that is neither's, and if Service rules are or would be in both
+        With `take_over` the chains of kube-proxy are ours too; without, only tables with our marker count. With
+        `shared` the rules of chains that are of no single Service are told, too.
+
+        Raises OwnershipError for a chain of our name that is neither's, and if Service rules are or would be in both
         variants; RequirementError if the programs for the variant are missing.
         """
         generation, marks = self._facts.generation(), self._facts.legacy_marks()
@@ -81,7 +83,7 @@ class IptablesDriver(Closing):
         if self.variant is None:
             return {}
         variant, holding = self.variant, holdings[self.variant]
-        return {key: self._table(key, variant, holding) for key in sorted({*wanted, *holding.ours})}
+        return {key: self._table(key, variant, holding, shared=shared) for key in sorted({*wanted, *holding.ours})}
 
     def decide(self) -> Variant:
         """The variant this namespace uses, were it to be written to. Raises as `read` does."""
@@ -173,12 +175,12 @@ class IptablesDriver(Closing):
                     known[key] = frozenset(line[1:].split()[0] for line in chains if line.startswith(":"))
         return known
 
-    def _table(self, key: TableKey, variant: Variant, holding: Holding) -> FoundTable:
+    def _table(self, key: TableKey, variant: Variant, holding: Holding, *, shared: bool) -> FoundTable:
         built_in = holding.built_in.get(key, frozenset())
         if key not in holding.ours:
             return FoundTable(built_in=built_in)
         with closing(self._saved(key, variant)) as lines:
-            return replace(found_table(key, lines), built_in=built_in)
+            return replace(found_table(key, lines, shared=shared), built_in=built_in)
 
     def _saved(self, key: TableKey, variant: Variant) -> Generator[str, None, None]:
         doing = f"read {table_name(key)}"

@@ -36,16 +36,19 @@ class IptablesMechanism:
         return self._driver.variant is not Variant.LEGACY
 
     def pending(self, want: Program, *, reread: bool, sweep: bool) -> Pending:
-        """See `Mechanism.pending`. While anything stays wanted, what goes does so at the same stroke."""
+        """See `Mechanism.pending`. While anything stays wanted, what goes does so at the same stroke.
+
+        A chain of the dispatch has rules of all Services, so that writing it sweeps those that are not wanted:
+        without `sweep` they are read, and written again.
+        """
         drift = Drift()
-        changes = (
-            None if self._applied is None or (reread and self._stale()) else self._applied.changes_to(want.iptables)
-        )
-        if changes is None:
-            found = self._driver.read(want.iptables.frames, take_over=want.serves)
+        changes = self._applied.changes_to(want.iptables) if self._applied else None
+        if changes is None or not sweep or (reread and self._stale()):
+            found = self._driver.read(want.iptables.frames, take_over=want.serves, shared=not sweep)
             self._mark = self._driver.read_mark
-            changes = self._kept(changes_from_found(found, want.iptables), found)
-            drift = self._drift(found, want.iptables, changes)
+            same = sweep and changes is not None and not (changes.made() or changes.swept())
+            changes = self._kept(changes_from_found(found, want.iptables, joined=not sweep), found)
+            drift = self._drift(found, changes if same else None)
             self._applied = Applied.of(want.iptables, found)
         self._program = want.iptables
         whole = changes if sweep else changes.without_sweep()
@@ -91,9 +94,13 @@ class IptablesMechanism:
                 kept[key] = {name: table.references.get(name, by) for name in sorted(reached)}
         return changes.keeping(kept) if kept else changes
 
-    def _drift(self, found: Found, want: IptablesProgram, changes: IptablesChanges) -> Drift:
-        """What somebody else did to what we applied; nothing where we do not know what we applied."""
+    def _drift(self, found: Found, repair: IptablesChanges | None) -> Drift:
+        """What somebody else did to what we applied; nothing where we do not know what we applied.
+
+        `repair` is what leads back to that, where it is known already.
+        """
         if self._applied is None:
             return Drift()
-        repair = changes if want is self._program else self._kept(changes_from_found(found, self._program), found)
+        if repair is None:
+            repair = self._kept(changes_from_found(found, self._program), found)
         return Drift(repair.made() + repair.swept(), tuple(islice(changes_lines(repair), DRIFT_NAMED)))

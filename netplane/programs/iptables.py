@@ -67,6 +67,11 @@ Source = tuple[Family, int, str, int]
 """Whose INVALID packets are dropped: family, first address of a network, `tcp`, port."""
 
 
+def is_of_a_service(chain: str) -> bool:
+    """Whether a chain of ours belongs to one Service, and not to the dispatch or the frame."""
+    return bool(_HASHED.match(chain))
+
+
 @dataclass(frozen=True, slots=True)
 class Jump:
     """A rule of a built-in chain that leads to one of ours: `PREROUTING`, `-m comment ... -j KUBE-SERVICES`."""

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from netplane.model.address import Family
 from netplane.model.table import changes
-from netplane.programs.iptables import TABLES, IptablesProgram, Jump, Part, Rules, TableKey
+from netplane.programs.iptables import TABLES, Chains, IptablesProgram, Jump, Part, Rules, TableKey
 from netplane.programs.iptables_text import (
     Found,
     FoundTable,
@@ -110,12 +110,19 @@ class IptablesChanges:
                         yield key, name, rules
 
 
-def changes_from_found(found: Found, want: IptablesProgram) -> IptablesChanges:
-    """Everything that differs between the kernel and the program."""
+def changes_from_found(found: Found, want: IptablesProgram, *, joined: bool = False) -> IptablesChanges:
+    """Everything that differs between the kernel and the program.
+
+    `joined`: the dispatch keeps leading to what it leads to now, after all that is wanted (docs/decisions/0011). It
+    takes a reading with `shared`.
+    """
     nothing = FoundTable()
     drafts = {key: _Draft(found.get(key, nothing)) for key in sorted({*found, *want.frames})}
     for key in want.frames:
-        for name, rules in fixed_chains(want, key).items():
+        fixed = fixed_chains(want, key)
+        if joined and key in found:
+            fixed |= _joined(found[key].shared, want, key)
+        for name, rules in fixed.items():
             if drafts[key].found(name, rules):
                 drafts[key].fixed[name] = rules
     parts: list[Part] = []
@@ -129,6 +136,17 @@ def changes_from_found(found: Found, want: IptablesProgram) -> IptablesChanges:
     for key, draft in drafts.items():
         draft.jumps(found.get(key, nothing).jumps, want.frames[key].jumps if key in want.frames else ())
     return _changes(drafts, parts)
+
+
+def _joined(have: Chains, want: IptablesProgram, key: TableKey) -> dict[str, Rules]:
+    """The chains of the trees with the rules they have already. What must be last stays last."""
+    joined: dict[str, Rules] = {}
+    for tree in want.trees.get(key, ()):
+        for name, rules in tree.chains():
+            end = len(rules) - (len(tree.last) if name == tree.root else 0)
+            others = (rule for rule in have.get(name, ()) if rule not in rules)
+            joined[name] = (*rules[:end], *others, *rules[end:])
+    return joined
 
 
 @dataclass(slots=True)

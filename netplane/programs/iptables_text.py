@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from netplane.errors import OwnershipError
 from netplane.model.address import Family
-from netplane.programs.iptables import MARKER, TABLES, IptablesProgram, Jump, Rules, TableKey, is_ours
+from netplane.programs.iptables import MARKER, TABLES, IptablesProgram, Jump, Rules, TableKey, is_of_a_service, is_ours
 
 IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 HEADING = {Family.IPV4: "# iptables-restore --noflush", Family.IPV6: "# ip6tables-restore --noflush"}
@@ -38,6 +38,8 @@ class FoundTable:
     """The built-in chains there are: the nf_tables variant makes them when they are first used."""
     references: Mapping[str, str] = field(default_factory=dict)
     """Chains of ours that somebody else's chain refers to, and that chain."""
+    shared: Mapping[str, Rules] = field(default_factory=dict)
+    """The rules of those chains that are of no single Service; only kept where they were asked for."""
 
 
 Found = Mapping[TableKey, FoundTable]
@@ -59,13 +61,13 @@ def table_name(key: TableKey) -> str:
     return f"{IP[key[0]]} {key[1]}"
 
 
-def found_table(key: TableKey, lines: Iterable[str]) -> FoundTable:
-    """What `iptables-save -t TABLE` printed.
+def found_table(key: TableKey, lines: Iterable[str], *, shared: bool = False) -> FoundTable:
+    """What `iptables-save -t TABLE` printed. `shared`: keep the rules of chains that are of no single Service.
 
     Raises OwnershipError if a chain of our name has a rule that neither netplane nor kube-proxy would write, and
     the marker is not there to say that the chain is ours all the same.
     """
-    reading = _Reading(key)
+    reading = _Reading(key, shared=shared)
     for line in lines:
         if line.startswith("-A "):
             chain, _, rule = line[3:].rstrip("\n").partition(" ")
@@ -78,8 +80,10 @@ def found_table(key: TableKey, lines: Iterable[str]) -> FoundTable:
 class _Reading:
     """One table being read: the rules of a chain follow one another."""
 
-    def __init__(self, key: TableKey) -> None:
+    def __init__(self, key: TableKey, *, shared: bool) -> None:
         self._key = key
+        self._keep = shared
+        self._shared: dict[str, Rules] = {}
         self._ours: dict[str, int] = {}
         self._built_in: set[str] = set()
         self._jumps: list[Jump] = []
@@ -106,11 +110,13 @@ class _Reading:
 
     def done(self) -> FoundTable:
         self._end()
-        return FoundTable(self._ours, tuple(self._jumps), frozenset(self._built_in), self._references)
+        return FoundTable(self._ours, tuple(self._jumps), frozenset(self._built_in), self._references, self._shared)
 
     def _end(self) -> None:
         if self._rules:
             self._ours[self._at] = digest(self._rules)
+            if self._keep and not is_of_a_service(self._at):
+                self._shared[self._at] = tuple(self._rules)
             self._rules = []
 
     def _others(self, chain: str, rule: str) -> None:

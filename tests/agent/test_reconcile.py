@@ -166,10 +166,7 @@ def test_health_checks_are_those_of_the_last_round_with_the_endpoints_that_are_h
 # --- without sweeping -----------------------------------------------------------------------------------------------
 
 
-def test_without_sweep_new_things_are_made_and_old_ones_stay(rounds, backend, request):
-    if backend.name == "iptables":
-        why = "iptables writes the chains that all Services share anew, without those nobody told it of (decision 0011)"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
+def test_without_sweep_new_things_are_made_and_old_ones_stay(rounds):
     rounds(WEB, WEB_SLICES, whole=True)
     done = rounds(API, API_SLICES, sweep=False)
     assert done.summary.made > 0
