@@ -447,3 +447,62 @@ def test_disagreements_name_the_chain_the_rule_and_what_differs():
         f"! ip nat chain {hashed('SVC', 9)} is seen, and nobody wants it",
         "! ip nat chain NETPLANE is not seen",
     ]
+
+
+# --- without sweeping -------------------------------------------------------------------------------------------------
+
+
+def shared(state: Mapping[TableKey, list[str]]) -> dict[TableKey, FoundTable]:
+    return {key: found_table(key, lines, shared=True) for key, lines in state.items()}
+
+
+def joined(state: Mapping[TableKey, list[str]], want: IptablesProgram) -> IptablesChanges:
+    return changes_from_found(shared(state), want, joined=True).without_sweep()
+
+
+def dispatch(state: Mapping[TableKey, list[str]]) -> list[str]:
+    return [line.split(" ", 2)[2] for line in state[NAT] if line.startswith("-A KUBE-SERVICES ")]
+
+
+def with_last(of: IptablesProgram) -> IptablesProgram:
+    return replace(of, trees={NAT: tuple(replace(tree, last=("-j KUBE-MARK-MASQ",)) for tree in of.trees[NAT])})
+
+
+def test_without_sweeping_what_is_wanted_comes_first_and_what_was_there_before_what_must_be_last():
+    old = with_last(program({1: part(1, 1)}, ports={1: hashed("SVC", 1)}))
+    new = with_last(program({2: part(2, 1)}, ports={2: hashed("SVC", 2)}))
+    state = carry_out(state_of(old), joined(state_of(old), new))
+    one, two = (f"--dport {each} -j {hashed('SVC', each)}" for each in (1, 2))
+    assert dispatch(state) == [two, one, "-j KUBE-MARK-MASQ"]
+    assert nothing(joined(state, new)), "again changes nothing"
+    swept = carry_out(state, changes_from_found(found(state), new))
+    assert is_there(swept, new)
+    assert dispatch(swept) == [two, "-j KUBE-MARK-MASQ"]
+
+
+def test_without_sweeping_the_first_program_is_written_as_it_is():
+    want = with_last(program({1: part(1, 1)}, ports={1: hashed("SVC", 1)}))
+    empty = {NAT: BUILT_IN}
+    assert is_there(carry_out(empty, joined(empty, want)), want)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_without_sweeping_every_chain_that_could_be_reached_still_can(seed):
+    rng = random.Random(seed)
+    numbers = rng.sample(range(60), 40)
+    old = with_last(
+        program({n: part(n, 1) for n in numbers[:30]}, ports={n * 7: hashed("SVC", n) for n in numbers[:30]})
+    )
+    new = with_last(
+        program({n: part(n, 2) for n in numbers[20:]}, ports={n * 7: hashed("SVC", n) for n in numbers[20:]})
+    )
+    state = carry_out(state_of(old), joined(state_of(old), new))
+    ahead, seen = ["KUBE-SERVICES"], set()
+    while ahead:
+        name = ahead.pop()
+        if name not in seen:
+            seen.add(name)
+            ahead += [target(line) for line in state[NAT] if line.startswith(f"-A {name} ")]
+    assert {hashed("SVC", n) for n in numbers} <= seen
+    assert nothing(joined(state, new))
+    assert is_there(carry_out(state, changes_from_found(found(state), new)), new)
