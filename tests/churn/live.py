@@ -31,6 +31,7 @@ from netplane.backends.backend import Backend
 from netplane.closing import Closing
 from netplane.kernel import command
 from netplane.kernel.host import Host
+from netplane.kernel.mechanism import Pending
 from netplane.kernel.nftables import NftablesDriver
 from netplane.lab.namespaces import Lab
 from netplane.lab.topology import Attach, Topology, first, topology
@@ -49,6 +50,10 @@ from netplane.sources.options import settings_of
 SECONDS = 15.0
 ACCIDENTS = {"": 80, "kill": 4, "killed before": 2, "hang up": 5, "flush": 4}
 """What happens beside the changes of a batch, and how often."""
+TWO_TRANSACTIONS = frozenset({"iptables"})
+"""Backends that forward in one kernel transaction and refuse in another: a packet that comes between them, when one
+turns into the other, is nobody's."""
+REFUSED = frozenset({"refused", "lost"})
 DOMAIN = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 CLIENT, BOTH = PodId("fire", "client"), PodId("fire", "b")
 CLIENT_LAST = 9
@@ -258,9 +263,10 @@ class Churn(Closing):
 
     def _missing(self, want: Program) -> list[str]:
         """What is still to be done. Without knowing everything the agent may leave more than is wanted."""
-        pending = self._node.run(lambda: self._host.pending(want))
         if self._folder.complete:
+            pending = self._node.run(lambda: self._host.pending(want))
             return [line for each in pending if each.made or each.swept for line in each.lines()]
+        pending = self._node.run(lambda: _pending_without_sweep(self._host, want))
         return [line for each in pending if each.made for line in each.lines()]
 
     def _program(self) -> Program:
@@ -288,6 +294,10 @@ class Churn(Closing):
             for chosen in product(*versions):
                 for target, outcome in self._outcomes(number, list(chosen)).items():
                     allowed[target] = allowed.get(target, frozenset()) | outcome
+        if self._backend.name in TWO_TRANSACTIONS:
+            for target, packet in (each for aimed in self._by_front.values() for each in aimed):
+                if REFUSED & allowed[target.id] and allowed[target.id] - REFUSED:
+                    allowed[target.id] |= _untouched(packet)
         return allowed
 
     def _outcomes(self, number: int, files: list[Meaning]) -> dict[int, Outcomes]:
@@ -327,6 +337,14 @@ class Churn(Closing):
         self._storm.add(each for each, _ in numbered)
 
 
+def _pending_without_sweep(host: Host, want: Program) -> list[Pending]:
+    """What an agent that may not sweep would still do."""
+    listed = [each.pending(want, reread=True, sweep=False) for each in host._mechanisms]
+    for each in host._mechanisms:
+        each.forget()
+    return listed
+
+
 def _either(one: Mapping[int, Outcomes], other: Mapping[int, Outcomes]) -> dict[int, Outcomes]:
     return {number: each | one.get(number, frozenset()) for number, each in other.items()}
 
@@ -363,9 +381,14 @@ def _outcome(oracle: Oracle, packet: Packet) -> Outcomes:
             # The kernel loses an ICMP error for a socket that is still in connect(), as it is where one machine is
             # all there is (TcpExtLockDroppedIcmps): the second SYN is refused, a second later.
             return frozenset({"refused", "lost"})
-        case Untouched():  # nobody listens on the node; outside answers for every address there is
-            here = packet.destination in NODE_IPS[NODE]
-            return frozenset({"refused" if here else host_port(packet.destination, packet.port)})
+        case Untouched():
+            return _untouched(packet)
+
+
+def _untouched(packet: Packet) -> Outcomes:
+    """Nobody listens on the node; outside answers for every address there is."""
+    here = packet.destination in NODE_IPS[NODE]
+    return frozenset({"refused" if here else host_port(packet.destination, packet.port)})
 
 
 # --- the node ---------------------------------------------------------------------------------------------------------

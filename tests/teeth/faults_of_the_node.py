@@ -42,8 +42,8 @@ NODE = {
     ),
     "a file renamed into place is not seen": Fault(
         "netplane.sources.watch",
-        "_FILES = _flags.CLOSE_WRITE | _flags.MOVED_TO | _flags.CREATE",
-        "_FILES = _flags.CLOSE_WRITE | _flags.CREATE",
+        "            self._held.pop(path, None)\n            found.add(path)",
+        "            self._held.pop(path, None)\n            found.update([path] if mask & _flags.CLOSE_WRITE else [])",
         agent("a_manifest_renamed_into_place_changes_the_kernel_and_one_line_says_so"),
     ),
     "the kernel is never compared as a whole": Fault(
