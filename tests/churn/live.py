@@ -20,24 +20,25 @@ from random import Random
 
 from churn.background import NODE, Background
 from churn.folder import Batch, Folder, Meaning
-from churn.fronts import DOORS, ECHO, SERVERS, WEB, Front, Picked, address
+from churn.fronts import DOORS, ECHO, SERVERS, WEB, Front, Picked
 from churn.manifests import Object
+from churn.place import BOTH, CLIENT, Shooter, flush, settings, shooters, somebody_else, wiring
 from churn.storm import Outcomes, Storm, StormClient, StormServer, StormTarget
-from generated.clusters import NODE_IPS, POD_RANGES
+from generated.clusters import NODE_IPS
 from generated.simulator import plain, wanted
 from node_of_agent import Agent
 
+from netplane.agent.control import ask
 from netplane.backends.backend import Backend
+from netplane.backends.registry import BACKENDS
 from netplane.closing import Closing
-from netplane.kernel import command
 from netplane.kernel.host import Host
 from netplane.kernel.mechanism import Pending
 from netplane.kernel.nftables import NftablesDriver
 from netplane.lab.namespaces import Lab
-from netplane.lab.topology import Attach, Topology, first, topology
+from netplane.lab.topology import first
 from netplane.model.address import Family, IPAddress, Protocol, family_of, host_port
-from netplane.model.node import Node
-from netplane.model.pod import Pod, PodId
+from netplane.model.pod import PodId
 from netplane.model.service import Service
 from netplane.model.snapshot import Snapshot
 from netplane.plan.node import plan_node
@@ -48,24 +49,13 @@ from netplane.sources.assemble import Assembler, Change
 from netplane.sources.options import settings_of
 
 SECONDS = 15.0
-ACCIDENTS = {"": 80, "kill": 4, "killed before": 2, "hang up": 5, "flush": 4}
+ACCIDENTS = {"": 80, "kill": 4, "killed before": 2, "hang up": 5, "flush": 4, "switch": 3}
 """What happens beside the changes of a batch, and how often."""
 TWO_TRANSACTIONS = frozenset({"iptables"})
 """Backends that forward in one kernel transaction and refuse in another: a packet that comes between them, when one
 turns into the other, is nobody's."""
 REFUSED = frozenset({"refused", "lost"})
 DOMAIN = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
-CLIENT, BOTH = PodId("fire", "client"), PodId("fire", "b")
-CLIENT_LAST = 9
-
-
-@dataclass(frozen=True, slots=True)
-class Shooter:
-    """Who connects: origin and source addresses as the oracle must be told."""
-
-    name: str
-    origin: Origin
-    sources: Mapping[Family, IPAddress]
 
 
 @dataclass(slots=True)
@@ -93,10 +83,11 @@ class Churn(Closing):
 
     def __init__(self, seed: int, backend: Backend, folder: Path, run: Path, rate: float) -> None:
         self.seed, self._backend, self._run = seed, backend, run
+        self._first = backend.name
         self._random = Random(f"live {seed}")
         self.report = Report()
         self._said: list[str] = []
-        self._options, attach = _settings(self._random)
+        self._options, attach = settings(self._random)
         self._settings = settings_of(dict(each.split("=", 1) for each in self._options))
         self._background = Background(seed)
         self._fronts: list[Front] = [
@@ -110,12 +101,12 @@ class Churn(Closing):
         self._allowed: dict[int, Outcomes] = {}
         self._by_front: dict[int, list[tuple[StormTarget, Packet]]] = {}
         with ExitStack() as made:
-            self._lab = made.enter_context(Lab(_wiring(attach)))
+            self._lab = made.enter_context(Lab(wiring(attach)))
             self._node = self._lab.nodes[NODE]
-            self._node.run(_somebody_else)
+            self._node.run(somebody_else)
             self._host = made.enter_context(self._node.run(Host))
             self._driver = made.enter_context(self._node.run(NftablesDriver))
-            self._shooters = _shooters(self._lab.topology)
+            self._shooters = shooters(self._lab.topology)
             self._storm = made.enter_context(self._start_storm(rate))
             self._carry_out(self._folder.towards(self._desired(), calm=True))
             self._agent = self._start_agent()
@@ -144,8 +135,8 @@ class Churn(Closing):
                 said = "\n  ".join(self._said[-12:])
                 again = f"NETPLANE_CHURN_SEED={self.seed} NETPLANE_CHURN_STEPS={self.report.steps}"
                 raise AssertionError(
-                    f"{self._backend.name}, seed {self.seed}, step {self.report.steps}: {error}\n  {said}\n"
-                    f"options {' '.join(self._options)}; again: {again} pytest tests/churn -k {self._backend.name}"
+                    f"{self._first}, seed {self.seed}, step {self.report.steps}: {error}\n  {said}\n"
+                    f"options {' '.join(self._options)}; again: {again} pytest tests/churn -k {self._first}"
                 ) from error
 
     def finish(self) -> Report:
@@ -167,7 +158,7 @@ class Churn(Closing):
         self.report.kinds[accident or "no accident"] += 1
         batch = self._planned(f"{'; '.join(said)}; {accident}", killing=accident.startswith("kill"))
         before = self._allowed
-        self._allow(_either(before, self._while(batch)))
+        self._allow(_either(before, self._while(batch, switching=accident == "switch")))
         match accident:
             case "kill":
                 at = self._random.randrange(len(batch.actions) + 1)
@@ -183,6 +174,8 @@ class Churn(Closing):
                 self._carry_out(batch)
         if accident == "hang up":
             self._hang_up()
+        elif accident == "switch" and self._folder.complete:
+            self._switch()
         started = time.monotonic()
         self._settle()
         if not accident:
@@ -240,6 +233,13 @@ class Churn(Closing):
     def _hang_up(self) -> None:
         self._agent.process.send_signal(signal.SIGHUP)
 
+    def _switch(self) -> None:
+        """The agent is told to serve with the next backend. What it has not read yet is left for the round after."""
+        names = sorted(BACKENDS)
+        name = names[(names.index(self._backend.name) + 1) % len(names)]
+        ask(self._run, {"ask": "backend", "backend": name}, SECONDS)
+        self._backend = BACKENDS[name]
+
     def _flush(self) -> None:
         """Somebody removes what is ours. Nobody can connect then, but who is connected stays so."""
         self._storm.pause()
@@ -286,7 +286,7 @@ class Churn(Closing):
             ).items()
         }
 
-    def _while(self, batch: Batch) -> dict[int, Outcomes]:
+    def _while(self, batch: Batch, *, switching: bool) -> dict[int, Outcomes]:
         """What may happen while the agent sees the changes, each file before, after or between, in any order."""
         allowed: dict[int, Outcomes] = {}
         for number, front in enumerate(self._fronts):
@@ -294,7 +294,7 @@ class Churn(Closing):
             for chosen in product(*versions):
                 for target, outcome in self._outcomes(number, list(chosen)).items():
                     allowed[target] = allowed.get(target, frozenset()) | outcome
-        if self._backend.name in TWO_TRANSACTIONS:
+        if switching or self._backend.name in TWO_TRANSACTIONS:
             for target, packet in (each for aimed in self._by_front.values() for each in aimed):
                 if REFUSED & allowed[target.id] and allowed[target.id] - REFUSED:
                     allowed[target.id] |= _untouched(packet)
@@ -389,74 +389,3 @@ def _untouched(packet: Packet) -> Outcomes:
     """Nobody listens on the node; outside answers for every address there is."""
     here = packet.destination in NODE_IPS[NODE]
     return frozenset({"refused" if here else host_port(packet.destination, packet.port)})
-
-
-# --- the node ---------------------------------------------------------------------------------------------------------
-
-
-def _settings(random: Random) -> tuple[list[str], Attach]:
-    """Options of the agent, and how pods are attached, which they depend on."""
-    attach = random.choice(tuple(Attach))
-    by_link = "bridge=cni0" if attach is Attach.BRIDGE else "interface-prefix=np"
-    options = [f"local={random.choice(('pod-range', by_link))}", f"node-ports={random.choice(('primary', 'all'))}"]
-    if random.random() < 0.5:
-        options.append("service-ranges=10.96.0.0/16,fd00:96::/64")
-    return options, attach
-
-
-def _wiring(attach: Attach) -> Topology:
-    nodes = {name: Node(name, NODE_IPS[name], POD_RANGES[name]) for name in ("n1", "n2")}
-    pods = [
-        Pod(PodId("fire", name), node, tuple(address(name, family) for family in Family))
-        for name, (node, _) in SERVERS.items()
-    ]
-    here = (ip_address(f"10.244.1.{CLIENT_LAST}"), ip_address(f"fd00:244:1::{CLIENT_LAST}"))
-    pods.append(Pod(CLIENT, NODE, here))
-    return topology(Snapshot(nodes=nodes, pods={pod.id: pod for pod in pods}), attach)
-
-
-def _shooters(wiring: Topology) -> list[Shooter]:
-    node = wiring.nodes[NODE]
-
-    def by_family(addresses: tuple[IPAddress, ...]) -> dict[Family, IPAddress]:
-        return {family: first(family, addresses) for family in Family}
-
-    return [
-        Shooter("pod", Origin.POD, by_family(wiring.pods[CLIENT].addresses)),
-        Shooter("server", Origin.POD, by_family(wiring.pods[BOTH].addresses)),
-        Shooter("node", Origin.NODE, {family: node.source(family) for family in Family}),
-        Shooter("outside", Origin.OUTSIDE, by_family(tuple(each for each in node.clients))),
-    ]
-
-
-def _somebody_else() -> None:
-    """Who else translates on the node: connections that are translated need one for as long as they live."""
-    for family in ("ip", "ip6"):
-        chain = "type nat hook postrouting priority 110; oifname nothing masquerade;"
-        table = f"table {family} other {{ chain post {{ {chain} }}; }}"
-        command.run("nft", "-f", "-", stdin=table, mechanism="nftables", doing="make a foreign table")
-
-
-def flush(random: Random, backend: str) -> None:
-    """Remove some or all of what a backend has in the namespace of the calling thread."""
-    words = random.choice(FLUSHES[backend])
-    family = random.choice(("", "6"))
-    command.run(*(each.replace("FAMILY", family) for each in words), mechanism="test", doing="flush")
-
-
-FLUSHES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "nftables": (
-        ("nft", "delete table ipFAMILY netplane"),
-        ("nft", "flush table ipFAMILY netplane"),
-        ("nft", "flush chain ipFAMILY netplane decide-pod"),
-        ("nft", "flush map ipFAMILY netplane slots"),
-        ("nft", "flush chain ip netplane prerouting; flush chain ip6 netplane output"),
-    ),
-    "iptables": (
-        ("ipFAMILYtables", "-w", "-t", "nat", "-F"),
-        ("ipFAMILYtables", "-w", "-t", "nat", "-F", "KUBE-SERVICES"),
-        ("ipFAMILYtables", "-w", "-t", "nat", "-F", "KUBE-POSTROUTING"),
-        ("ipFAMILYtables", "-w", "-t", "filter", "-F"),
-    ),
-}
-"""What somebody may do to the rules of a backend; FAMILY is nothing for IPv4, 6 for IPv6."""
