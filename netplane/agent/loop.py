@@ -72,7 +72,7 @@ def run_agent(options: AgentOptions) -> None:
             RunDirectory.made(options.run_directory) as place,
             place.lock(),
             NamespaceMark() as mark,
-            Host() as host,
+            Host(options.host) as host,
             RulesetEvents() as events,
             Watcher(options.source) as watcher,  # watch before reading: no change may fall between
             _listening(place) as questions,

@@ -16,7 +16,7 @@ from netplane.agent.switch import Connections, Established, compare, established
 from netplane.backends.backend import Backend
 from netplane.errors import InputError, KernelError, NetplaneError
 from netplane.kernel import conntrack
-from netplane.kernel.host import Host
+from netplane.kernel.host import Host, HostOptions
 from netplane.model.snapshot import Snapshot
 from netplane.plan.settings import Settings
 from netplane.sources.manifests import Loaded, ManifestDirectory
@@ -35,6 +35,7 @@ class AgentOptions:
     limits: Limits = field(default_factory=Limits)
     run_directory: Path = RUN_DIRECTORY
     ready_fd: int = -1
+    host: HostOptions = field(default_factory=HostOptions)
 
 
 class NotSwitched(NetplaneError):

@@ -14,10 +14,20 @@ from netplane.agent.logs import log_to_stderr
 from netplane.agent.loop import hold_reloads, run_agent
 from netplane.agent.pace import Limits
 from netplane.agent.work import AgentOptions
+from netplane.backends.backend import Backend
 from netplane.backends.registry import BACKENDS, backend_named
 from netplane.cli.agent_text import status_text, switch_text
 from netplane.cli.backend import require
-from netplane.cli.options import backend_option, from_option, node_option, output_option, say, settings_options
+from netplane.cli.options import (
+    backend_option,
+    from_option,
+    node_option,
+    output_option,
+    say,
+    settings_options,
+    variant_option,
+)
+from netplane.kernel.host import HostOptions
 from netplane.plan.settings import Settings
 
 
@@ -57,6 +67,7 @@ _run_dir_option = click.option(
 @node_option
 @backend_option
 @settings_options
+@variant_option
 @_run_dir_option
 @click.option("--at-least", type=_SECONDS, default=0.05, show_default=True, help="Seconds between two rounds.")
 @click.option("--at-most", type=_SECONDS, default=30.0, show_default=True, help="Seconds between full comparisons.")
@@ -67,6 +78,7 @@ def run(
     node: str,
     backend: str,
     settings: Settings,
+    variant: str,
     run_dir: Path,
     at_least: float,
     at_most: float,
@@ -81,9 +93,13 @@ def run(
     hold_reloads()
     log_to_stderr(style)
     chosen = backend_named(backend)
-    require(chosen)
     limits = Limits(at_least=at_least, at_most=at_most)
-    run_agent(AgentOptions(node, source, chosen, settings, require, limits, run_dir, ready_fd))
+
+    def needed(of: Backend) -> None:
+        require(of, variant)
+
+    needed(chosen)
+    run_agent(AgentOptions(node, source, chosen, settings, needed, limits, run_dir, ready_fd, HostOptions(variant)))
 
 
 @group.command()

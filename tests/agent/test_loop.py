@@ -9,6 +9,7 @@ import pytest
 from node_of_agent import NODES, service
 
 from netplane.errors import InputError, KernelError, OwnershipError
+from netplane.kernel import command
 
 pytestmark = pytest.mark.kernel
 
@@ -342,3 +343,16 @@ def test_settings_that_mean_nothing_end_the_start(web, options):
     code, line = refused(web, *options)
     assert code == 3
     assert options[0].removeprefix("--") in line
+
+
+@pytest.mark.parametrize(("variant", "save"), [("legacy", "iptables-legacy-save"), ("nf_tables", "iptables-nft-save")])
+def test_whose_rules_iptables_writes_is_an_option(web, variant, save, monkeypatch, tmp_path):
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+    with web.agent("--backend", "iptables", "--iptables-variant", variant) as agent:
+        agent.next("ready")
+
+        def saved(program: str) -> str:
+            return web.namespace.run(lambda: command.run(program, "-t", "nat", mechanism="iptables", doing="test"))
+
+        for program in ("iptables-legacy-save", "iptables-nft-save"):
+            assert ("-j KUBE-SEP-" in saved(program)) == (program == save)
