@@ -126,16 +126,15 @@ class _Nodes:
                 *churn.resized(1 if number < self._amount.resized else 0),
             ]
             for way in [each for each in self._ways if left[each] > 0]:
-                started = time.monotonic()
-                for change in changes:
-                    self._one(way, change, compared=number % self._amount.per_baseline == 0)
-                left[way] -= time.monotonic() - started
+                compared = number % self._amount.per_baseline == 0
+                left[way] -= sum(self._one(way, change, compared=compared) for change in changes)
 
-    def _one(self, way: Way, change: Change, *, compared: bool) -> None:
-        found = self._results.changes[str(way)]
-        found.netplane.setdefault(change.kind.value, []).append(self._netplane[way].change(change))
+    def _one(self, way: Way, change: Change, *, compared: bool) -> float:
+        found, seconds = self._results.changes[str(way)], self._netplane[way].change(change)
+        found.netplane.setdefault(change.kind.value, []).append(seconds)
         if compared:
             found.baseline.setdefault(change.kind.value, []).append(self._baseline[way].change(change))
+        return seconds
 
     def _compare(self) -> None:
         """Once at least, and again while there is time."""

@@ -62,7 +62,7 @@ class Agent(Closing):
             os.close(tell)
         self.rounds = 0
         """How many rounds have changed something since it was ready."""
-        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._last: deque[str] = deque(maxlen=20)
         self._reader = threading.Thread(target=self._read, name="agent's stderr", daemon=True)
         self._reader.start()
@@ -92,11 +92,14 @@ class Agent(Closing):
                 self._ended.get_nowait()
 
     def next_round(self, seconds: float) -> int:
-        """`perf_counter_ns` when it said that a round changed something. Raises TimeoutError."""
+        """`perf_counter_ns` when it said that a round changed something. Raises TimeoutError, at once if it ended."""
         try:
-            return self._ended.get(timeout=seconds)
+            when = self._ended.get(timeout=seconds)
         except queue.Empty:
-            raise TimeoutError(f"no round in {seconds:g} s: {self.last_words()}") from None
+            when = None
+        if when is None:
+            raise TimeoutError(f"no round in {seconds:g} s")
+        return when
 
     def memory(self, what: str) -> float:
         """VmRSS or VmHWM, in MiB."""
@@ -143,3 +146,4 @@ class Agent(Closing):
             if line.startswith(b"{") and json.loads(line)["message"] == "reconciled":
                 self.rounds += 1
                 self._ended.put(now)
+        self._ended.put(None)
