@@ -302,6 +302,8 @@ class Churn(Closing):
 
     def _outcomes(self, number: int, files: list[Meaning]) -> dict[int, Outcomes]:
         snapshot = _snapshot(one for file in files for one in file.values())
+        if NODE not in snapshot.nodes:  # for a moment: then the last good state stays
+            return {}
         oracle = Oracle(plan_node(snapshot, NODE, self._settings), self._lab.topology.nodes[NODE].local())
         return {target.id: _outcome(oracle, packet) for target, packet in self._by_front.get(number, ())}
 
