@@ -57,19 +57,17 @@ def _one_by_one(amount: Amount, folder: Path, churn: Churn, seen: Observer, foun
     for change in churn.neighbours():
         _one(change, folder, seen)
     began = time.monotonic()
-    for change in chain(churn.rounds(1), churn.resized(1)):
-        found.changes.setdefault(change.kind.value, []).append(_one(change, folder, seen))
     enough = began + max(amount.change_seconds, amount.agent_seconds)
-    rest = chain(churn.resized(amount.resized - 1), churn.rounds(amount.changes - 1))
-    for change in chain(_before(enough, rest), _until(began + amount.agent_seconds, churn)):
+    for change in chain(_before(enough, amount, churn), _until(began + amount.agent_seconds, churn)):
         found.changes.setdefault(change.kind.value, []).append(_one(change, folder, seen))
 
 
-def _before(ends: float, changes: Iterator[Change]) -> Iterator[Change]:
-    for change in changes:
-        if time.monotonic() >= ends:
+def _before(ends: float, amount: Amount, churn: Churn) -> Iterator[Change]:
+    for number in range(max(amount.changes, amount.resized)):
+        if number and time.monotonic() >= ends:
             return
-        yield change
+        yield from churn.rounds(1 if number < amount.changes else 0)
+        yield from churn.resized(1 if number < amount.resized else 0)
 
 
 def _until(ends: float, churn: Churn) -> Iterator[Change]:
