@@ -82,8 +82,8 @@ IPTABLES = {
     ),
     "iptables: drift is not noticed": Fault(
         "netplane.kernel.iptables_mechanism",
-        "None if self._applied is None or (reread and self._stale()) else",
-        "None if self._applied is None else",
+        "if changes is None or not sweep or (reread and self._stale()):",
+        "if changes is None or not sweep:",
         ("tests/kernel/test_iptables.py",),
     ),
 }
