@@ -70,9 +70,10 @@ class NftablesDriver(Closing):
         raise KernelError(mechanism=_MECHANISM, doing="read our tables", said=said)
 
     def make(self, changes: NftablesChanges) -> None:
-        """Create and replace: structure, then elements. Repeating it changes nothing."""
+        """Create and replace: structure, elements, then what sees packets. Repeating it changes nothing."""
         self._run(changes.make_structure, "make structure")
         self._apply(changes.make_elements)
+        self._run(changes.make_hooks, "make hooks")
 
     def sweep(self, changes: NftablesChanges) -> None:
         """Remove what nothing refers to any more: elements, then structure."""

@@ -177,17 +177,19 @@ class NftablesChanges:
     """What leads from one state to another, in the order of the fields.
 
     Each script is one transaction of `nft -f -` ("" for none). Make creates and replaces; sweep removes what
-    nothing refers to any more.
+    nothing refers to any more. Chains that see packets come last: half a table would drop what another backend serves.
     """
 
     make_structure: str = ""
     make_elements: ElementChanges = field(default_factory=ElementChanges)
+    make_hooks: str = ""
     sweep_elements: ElementChanges = field(default_factory=ElementChanges)
     sweep_structure: str = ""
 
     def made(self) -> int:
         """Lines and elements made."""
-        return len(self.make_structure.splitlines()) + self.make_elements.count()
+        lines = len(self.make_structure.splitlines()) + len(self.make_hooks.splitlines())
+        return lines + self.make_elements.count()
 
     def swept(self) -> int:
         """Lines and elements swept."""

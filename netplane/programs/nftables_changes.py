@@ -209,6 +209,7 @@ class _Draft:
         self._sets: list[str] = []
         self._chains: list[str] = []
         self._rules: list[str] = []
+        self._hooks: list[str] = []
         self._swept: list[str] = []
         self._remove: MutableElements = {}
         self._replace: MutableElements = {}
@@ -230,6 +231,9 @@ class _Draft:
             if digests == chain.digests() and hook == chain.hook:
                 continue
             flush = f"flush chain {at} {name}"
+            if digests is None and chain.hook:
+                self._hooks.extend((add_chain(family, chain), flush, *add_rules(family, chain)))
+                continue
             if digests is None:
                 # Flushed, since whoever else makes the same at the same time must not leave each rule twice.
                 self._chains.extend((add_chain(family, chain), flush))
@@ -261,6 +265,7 @@ class _Draft:
         return NftablesChanges(
             make_structure="".join(f"{line}\n" for line in (*self._sets, *self._chains, *self._rules)),
             make_elements=ElementChanges(remove=self._replace, add=self._add),
+            make_hooks="".join(f"{line}\n" for line in self._hooks),
             sweep_elements=ElementChanges(remove=self._remove),
             sweep_structure="".join(f"{line}\n" for line in self._swept),
         )

@@ -126,6 +126,10 @@ def changes_lines(changes: NftablesChanges, want: NftablesProgram) -> Iterator[s
         replaced = make.remove.get(where, {})
         for key, data in sorted(elements.items()):
             yield f"{'~' if key in replaced else '+'} {shown(where, key, data)}"
+    for where, elements in sorted(make.remove.items()):
+        added = make.add.get(where, {})
+        yield from (f"- {shown(where, key, data)}" for key, data in sorted(elements.items()) if key not in added)
+    yield from (f"+ {line}" for line in changes.make_hooks.splitlines())
     for where, elements in sorted(sweep.remove.items()):
         yield from (f"- {shown(where, key, data)}" for key, data in sorted(elements.items()))
     yield from (f"- {line}" for line in changes.sweep_structure.splitlines())

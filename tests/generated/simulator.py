@@ -62,6 +62,7 @@ class Simulator:
     def make(self, changes: NftablesChanges) -> None:
         self.script(changes.make_structure)
         self.change(changes.make_elements)
+        self.script(changes.make_hooks)
 
     def sweep(self, changes: NftablesChanges) -> None:
         self.change(changes.sweep_elements)

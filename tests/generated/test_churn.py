@@ -172,7 +172,7 @@ def test_the_changes_hold_every_kind_of_difference():
             made += changes.make_elements.count()
             replaced += len(_keys(changes.make_elements.remove))
             swept += changes.sweep_elements.count()
-            scripts = changes.make_structure + changes.sweep_structure
+            scripts = changes.make_structure + changes.make_hooks + changes.sweep_structure
             structures |= {tuple(line.split()[:2]) for line in scripts.splitlines()}
             sticky += "clients-" in changes.make_structure
     assert min(made, swept, replaced) > 400

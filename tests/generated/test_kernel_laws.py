@@ -93,7 +93,7 @@ def test_an_apply_that_was_interrupted_anywhere_can_be_repeated(seed, node):
             (
                 NftablesChanges(make_structure=changes.make_structure),
                 NftablesChanges(changes.make_structure, half),
-                NftablesChanges(changes.make_structure, half, changes.sweep_elements),
+                NftablesChanges(changes.make_structure, half, changes.make_hooks, changes.sweep_elements),
             )
         )
         node.run(lambda partial=partial: (node.driver.make(partial), node.driver.sweep(partial)))
