@@ -208,11 +208,11 @@ class Storm:
             if failed:
                 self._close(this, _word(failed))
                 return
-            self._slowest = max(self._slowest, time.monotonic() - this.started)
             this.connected = True
             if _sent_again(made):
                 self._close(this, "lost")
                 return
+            self._slowest = max(self._slowest, time.monotonic() - this.started)
             self._epoll.modify(made.fileno(), select.EPOLLIN)
             if not events & select.EPOLLIN:
                 return
