@@ -64,4 +64,10 @@ DEVIATIONS = (
         promise="a refused packet is dropped, or answered with a port unreachable",
         instead="only where the node has a route to the address; otherwise it answers as for any without one",
     ),
+    Deviation(
+        name="two-tables",
+        promise="a change of the plan happens at one stroke",
+        instead="filter changes before nat: when the first endpoint comes or the last one goes, a packet to a node "
+        "port or external address in between passes untouched",
+    ),
 )

@@ -19,6 +19,7 @@ from netplane.kernel.iptables_variants import Variant
 from netplane.kernel.netns import Namespace
 from netplane.model.address import Family
 from netplane.plan.plan import Plan
+from netplane.programs.iptables_changes import Applied
 
 pytestmark = pytest.mark.kernel
 KEPT = 100
@@ -97,6 +98,28 @@ def test_deviation_refused_after_routing(variant, routed):
     with Namespace() as scratch:
         said = scratch.run(work)
     assert (said in (ENETUNREACH, EHOSTUNREACH)) == (not routed)
+
+
+@pytest.mark.parametrize("endpoints", [(), (up("10.244.1.5", "n1"), up("fd00:244:1::5", "n1"))], ids=["goes", "comes"])
+def test_deviation_two_tables(endpoints):
+    """The last endpoint goes, or the first comes: both tables change, each at a stroke of its own."""
+    of = exposed()
+    one = plan_of(node(), of, *slices(of, up("10.244.1.6", "n1"), up("fd00:244:1::6", "n1")) if not endpoints else ())
+    other = plan_of(node(), of, *slices(of, *endpoints))
+    before, after = IPTABLES.compile(one), IPTABLES.compile(other)
+    changes = Applied(before.program.iptables).changes_to(after.program.iptables)
+    assert changes is not None
+    for family in Family:
+        assert [*changes.of(family)] == ["filter", "nat"]
+
+
+def test_a_cluster_ip_is_refused_between_the_tables_too():
+    """What refuses every other port of it does not change."""
+    of = exposed()
+    for endpoints in ((), (up("10.244.1.5", "n1"),)):
+        program = IPTABLES.compile(plan_of(node(), of, *slices(of, *endpoints))).program.iptables
+        rules = [rule for tree in program.trees[Family.IPV4, "filter"] for _, each in tree.chains() for rule in each]
+        assert any("cluster IP: no such port" in rule for rule in rules)
 
 
 def test_each_deviation_is_shown_somewhere():
