@@ -179,7 +179,10 @@ def test_an_empty_chain_of_our_name_is_taken(node):
 @contextmanager
 def locked() -> Iterator[int]:
     """Another process holds the lock; its number."""
-    script = "import fcntl, os, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    script = (
+        "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX)\n"
+        "print(flush=True); sys.stdin.read()"
+    )
     words = [sys.executable, "-c", script, str(iptables_lock.lock_file())]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
