@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import NamedTuple
 from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel import netlink
-from netplane.kernel.netlink import as_text, each_attribute
+from netplane.kernel.netlink import as_text, each_attribute, messages
 from netplane.model.address import Family
 from netplane.programs import iptables, nftables
 from netplane.programs.program import Program
@@ -37,7 +36,7 @@ _PROCESS_ID, _PROCESS_NAME = 2, 3  # NFTA_GEN_PROC_*
 _TABLE_NAME = 1  # the same in every kind of object
 _CHAIN_NAME, _CHAIN_OF_RULE = 3, 2
 _FAMILIES = {2: Family.IPV4, 10: Family.IPV6}  # NFPROTO_*
-_HEADER = struct.Struct("=IHHII")
+_SUBJECT = 4  # nfgenmsg
 
 
 class Change(NamedTuple):
@@ -148,13 +147,8 @@ class RulesetEvents(Closing):
 
 def decode(datagram: bytes) -> Iterator[Change | Generation]:
     """What the messages of one datagram tell, in order; those of other families than IPv4 and IPv6 are left out."""
-    start = 0
-    while len(datagram) - start >= _HEADER.size + 4:
-        size, kind, *_ = _HEADER.unpack_from(datagram, start)
-        size = min(max(size, _HEADER.size + 4), len(datagram) - start)
-        body = datagram[start + _HEADER.size : start + size]
-        start += (size + 3) & ~3
-        if kind >> 8 == _SUBSYSTEM:
+    for kind, _, _, body in messages(datagram):
+        if kind >> 8 == _SUBSYSTEM and len(body) >= _SUBJECT:
             with suppress(ValueError):  # an attribute that does not fit: of a kernel that speaks otherwise
                 told = _generation(body) if kind & 0xFF == _NEW_GENERATION else _change(kind & 0xFF, body)
                 if told is not None:
@@ -167,7 +161,7 @@ def _change(message: int, body: bytes) -> Change | None:
         return None
     wanted = _CHAIN_NAME if message in _CHAINS else _CHAIN_OF_RULE if message in _RULES else 0
     table = chain = ""
-    for kind, value in each_attribute(body, 4):
+    for kind, value in each_attribute(body, _SUBJECT):
         if kind == _TABLE_NAME:
             table = as_text(value)
             if not wanted:
@@ -180,7 +174,7 @@ def _change(message: int, body: bytes) -> Change | None:
 
 def _generation(body: bytes) -> Generation:
     name, number = "somebody", ""
-    for kind, value in each_attribute(body, 4):
+    for kind, value in each_attribute(body, _SUBJECT):
         if kind == _PROCESS_NAME:
             name = as_text(value)
         elif kind == _PROCESS_ID:

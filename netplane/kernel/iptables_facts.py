@@ -19,15 +19,13 @@ from pathlib import Path
 
 from netplane.closing import Closing
 from netplane.errors import KernelError, RequirementError
-from netplane.kernel import netlink
-from netplane.kernel.netlink import NetlinkSocket, Request, as_text, attributes
+from netplane.kernel import netlink, nft_codec
+from netplane.kernel.netlink import NetlinkSocket, as_text, attributes
 from netplane.model.address import Family
 from netplane.programs.iptables import MARKER, TABLES, TableKey, is_ours
 
 _MECHANISM = "iptables"
-_SUBSYSTEM, _GET_TABLE, _GET_CHAIN, _GET_GENERATION = 10, 1, 4, 16
-_NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
-_TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_USE, _GENERATION = 1, 1, 3, 4, 6, 1
+_TABLE_NAME, _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_USE = 1, 1, 3, 4, 6
 
 _ALL_TABLES = frozenset({*TABLES, "raw", "security"})
 _BUILT_IN = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
@@ -105,15 +103,14 @@ class IptablesFacts(Closing):
 
     def generation(self) -> int:
         """The number of the last transaction of nf_tables."""
-        request = Request(_SUBSYSTEM << 8 | _GET_GENERATION, bytes(4))
-        payload = self._netlink.ask(request, "read the generation")[0]
-        return int.from_bytes(attributes(payload, 4)[_GENERATION], "big")
+        answers = self._netlink.ask(nft_codec.get_generation(), "read the generation")
+        return int.from_bytes(nft_codec.generation(answers[0]))
 
     def nf_tables(self) -> Holding:
         """What iptables of the nf_tables variant has. A few milliseconds for a thousand chains."""
         tables = {key: _Seen() for family in Family for key in self._nft_tables(family)}
         for family in {family for family, _ in tables}:
-            for payload in self._netlink.dump(self._request(_GET_CHAIN, family), "read chains"):
+            for payload in self._netlink.dump(nft_codec.get_chains(family), "read chains"):
                 chain = attributes(payload, 4)
                 if seen := tables.get((family, as_text(chain[_CHAIN_TABLE]))):
                     seen.chain(as_text(chain[_CHAIN_NAME]), chain)
@@ -154,12 +151,9 @@ class IptablesFacts(Closing):
             each.close()
 
     def _nft_tables(self, family: Family) -> list[TableKey]:
-        answers = self._netlink.dump(self._request(_GET_TABLE, family), "read tables")
+        answers = self._netlink.dump(nft_codec.get_tables(family), "read tables")
         names = (as_text(attributes(payload, 4)[_TABLE_NAME]) for payload in answers)
         return [(family, name) for name in names if name in _ALL_TABLES]
-
-    def _request(self, message: int, family: Family) -> Request:
-        return Request(_SUBSYSTEM << 8 | message, bytes((_NFPROTO[family], 0, 0, 0)))
 
     def _legacy_chains(self, key: TableKey) -> frozenset[str]:
         for _ in range(_ATTEMPTS):

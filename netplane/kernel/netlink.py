@@ -104,11 +104,22 @@ def as_text(payload: bytes) -> str:
     return payload.rstrip(b"\0").decode(errors="backslashreplace")
 
 
-class _Answer(NamedTuple):
+class Message(NamedTuple):
+    """One message from the kernel: what follows its header is `payload`, empty if the header says nonsense."""
+
     kind: int
     flags: int
     sequence: int
     payload: bytes
+
+
+def messages(datagram: bytes) -> Iterator[Message]:
+    """The messages of one datagram, in order. Ends with the datagram, whatever the headers say."""
+    start = 0
+    while len(datagram) - start >= 16:
+        size, kind, flags, sequence, _ = _HEADER.unpack_from(datagram, start)
+        yield Message(kind, flags, sequence, datagram[start + 16 : start + size])
+        start += max((size + 3) & ~3, 16)
 
 
 class NetlinkSocket(Closing):
@@ -208,9 +219,9 @@ class NetlinkSocket(Closing):
             raise KernelError(mechanism=self.mechanism, doing="send to the kernel", said=said) from error
         return first
 
-    def _answers(self, first: int, count: int) -> list[_Answer]:
+    def _answers(self, first: int, count: int) -> list[Message]:
         """Answers to the `count` requests from sequence number `first` on, until none is waiting."""
-        answers: list[_Answer] = []
+        answers: list[Message] = []
         lost: OSError | None = None
         while True:
             try:
@@ -225,7 +236,7 @@ class NetlinkSocket(Closing):
             if flags & socket.MSG_TRUNC:
                 said = f"an answer is longer than {_DATAGRAM} bytes"
                 raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said)
-            answers += (answer for answer in _messages(datagram) if (answer.sequence - first) & 0xFFFFFFFF < count)
+            answers += (answer for answer in messages(datagram) if (answer.sequence - first) & 0xFFFFFFFF < count)
         if lost is not None:
             said = f"an answer was lost: {lost.strerror}"
             raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said) from lost
@@ -244,15 +255,7 @@ class NetlinkSocket(Closing):
             self._socket.setsockopt(socket.SOL_SOCKET, limited, size)
 
 
-def _messages(datagram: bytes) -> Iterator[_Answer]:
-    start = 0
-    while len(datagram) - start >= 16:
-        size, kind, flags, sequence, _ = _HEADER.unpack_from(datagram, start)
-        yield _Answer(kind, flags, sequence, datagram[start + 16 : start + size])
-        start += max((size + 3) & ~3, 16)
-
-
-def _refusal(answer: _Answer, first: int) -> Refusal | None:
+def _refusal(answer: Message, first: int) -> Refusal | None:
     """What an acknowledgement or the end of a dump says, None if all is well."""
     number = -_INT.unpack_from(answer.payload)[0] if len(answer.payload) >= 4 else 0
     if number == 0:

@@ -97,6 +97,11 @@ def get_table(family: Family, name: str = TABLE) -> Request:
     return _request(_GET_TABLE, family, text(1, name))
 
 
+def get_tables(family: Family) -> Request:
+    """Dump the tables of a family."""
+    return _request(_GET_TABLE, family)
+
+
 def get_chains(family: Family) -> Request:
     """Dump the chains of a family (the kernel offers no choice by table)."""
     return _request(_GET_CHAIN, family)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel import sysctls
-from netplane.kernel.netlink import NETFILTER, as_text, attribute, each_attribute
+from netplane.kernel.netlink import NETFILTER, as_text, attribute, each_attribute, messages
 
 _LOGGERS = {"ip": "net/netfilter/nf_log/2", "ip6": "net/netfilter/nf_log/10"}
 _NETLINK_LOGGER = "nfnetlink_log"
@@ -99,12 +99,10 @@ class RuleLog(Closing):
 
 def decode(datagram: bytes) -> Iterator[Logged]:
     """The traces in one datagram; other packets that are logged are left out."""
-    start = 0
-    while len(datagram) - start >= _HEADER.size + _SUBJECT.size:
-        size, kind, *_ = _HEADER.unpack_from(datagram, start)
-        family = _FAMILIES.get(datagram[start + _HEADER.size], "")
-        if kind == _PACKET and family:
-            for attribute_, value in each_attribute(datagram[start + _HEADER.size + _SUBJECT.size : start + size]):
-                if attribute_ == _PREFIX and (found := _TRACE.match(as_text(value))):
-                    yield Logged(family, found["table"], found["chain"], found["kind"], int(found["number"]))
-        start += max((size + 3) & ~3, _HEADER.size)
+    for message in messages(datagram):
+        if message.kind != _PACKET or len(message.payload) < _SUBJECT.size:
+            continue
+        family = _FAMILIES.get(message.payload[0], "")
+        for kind, value in each_attribute(message.payload, _SUBJECT.size) if family else ():
+            if kind == _PREFIX and (found := _TRACE.match(as_text(value))):
+                yield Logged(family, found["table"], found["chain"], found["kind"], int(found["number"]))
