@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from netplane.kernel.conntrack import Connection, Status, Tuple
+from netplane.model.address import Protocol
 
-_TCP, _SCTP = 6, 132
 _TCP_ESTABLISHED = 3  # TCP_CONNTRACK_ESTABLISHED; greater numbers are the ways of closing
 
 Key = tuple[int, int, Tuple]
@@ -62,6 +62,6 @@ def _is_translated(each: Connection) -> bool:
 
 def _is_up(each: Connection) -> bool:
     """SCTP is assured once it was established; the kernel keeps no entry of one that is shut down for long."""
-    if each.protocol == _TCP:
+    if each.protocol == Protocol.TCP.number:
         return each.tcp_state == _TCP_ESTABLISHED
-    return each.protocol == _SCTP and bool(each.status & Status.ASSURED)
+    return each.protocol == Protocol.SCTP.number and bool(each.status & Status.ASSURED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from netplane.agent.logs import log_to_stderr
 from netplane.agent.loop import hold_reloads, run_agent
 from netplane.agent.pace import Limits
 from netplane.agent.work import AgentOptions
-from netplane.backends.backend import Backend
 from netplane.backends.registry import BACKENDS, backend_named
 from netplane.cli.agent_text import status_text, switch_text
 from netplane.cli.backend import require
@@ -94,10 +94,7 @@ def run(
     log_to_stderr(style)
     chosen = backend_named(backend)
     limits = Limits(at_least=at_least, at_most=at_most)
-
-    def needed(of: Backend) -> None:
-        require(of, variant)
-
+    needed = partial(require, variant=variant)
     needed(chosen)
     run_agent(AgentOptions(node, source, chosen, settings, needed, limits, run_dir, ready_fd, HostOptions(variant)))
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from netplane.kernel.iptables import IptablesDriver
 from netplane.kernel.iptables_variants import AUTO, Variant
-from netplane.kernel.mechanism import DRIFT_NAMED, Drift, Pending
+from netplane.kernel.mechanism import Drift, Pending
 from netplane.kernel.transactions import OwnTransactions
 from netplane.programs.iptables import IptablesProgram, TableKey
 from netplane.programs.iptables_changes import Applied, IptablesChanges, changes_from_found, changes_lines
@@ -103,4 +101,4 @@ class IptablesMechanism:
             return Drift()
         if repair is None:
             repair = self._kept(changes_from_found(found, self._program), found)
-        return Drift(repair.made() + repair.swept(), tuple(islice(changes_lines(repair), DRIFT_NAMED)))
+        return Drift.of(repair.made() + repair.swept(), changes_lines(repair))

@@ -28,15 +28,15 @@ class NftablesMechanism:
         """See `Mechanism.pending`. Where nobody else changed nftables since, there is nothing to read again."""
         drift = Drift()
         leftovers: tuple[Family, ...] = ()
-        if self._applied is None or (reread and self.disturbed()):
+        changes = self._applied.changes_to(want.nftables) if self._applied else None
+        if changes is None or (reread and self.disturbed()):
             self._mark = self._driver.mark()
             found = self._driver.read()
             leftovers = self._driver.kube_proxy() if want.serves else ()
-            drift = self._drift(found)
+            same = changes is not None and not (changes.made() or changes.swept())
             changes = changes_from_found(found, want.nftables)
+            drift = self._drift(found, changes if same else None)
             self._applied = Applied.of(want.nftables)
-        else:
-            changes = self._applied.changes_to(want.nftables)
         self._program = want.nftables
         return Pending(
             mechanism=self.name,
@@ -68,11 +68,15 @@ class NftablesMechanism:
         """See `Mechanism.close`."""
         self._driver.close()
 
-    def _drift(self, found: Found) -> Drift:
-        """What somebody else did to what we applied; nothing where we do not know what we applied."""
+    def _drift(self, found: Found, repair: NftablesChanges | None) -> Drift:
+        """What somebody else did to what we applied; nothing where we do not know what we applied.
+
+        `repair` is what leads back to that, where it is known already.
+        """
         if self._applied is None:
             return Drift()
-        repair = changes_from_found(found, self._program)
+        if repair is None:
+            repair = changes_from_found(found, self._program)
         return Drift.of(repair.made() + repair.swept(), changes_lines(repair, self._program))
 
 

@@ -14,13 +14,10 @@ from typing import Protocol
 
 from netplane.model.address import Family
 from netplane.model.service import ServiceId
-from netplane.programs.iptables_tree import Tree
+from netplane.programs.iptables_tree import Rules, Tree
 
 TableKey = tuple[Family, str]
 """One table of the kernel: `(Family.IPV4, "nat")`."""
-
-Rules = tuple[str, ...]
-"""The rules of a chain in order, each as `iptables-save` prints it after `-A CHAIN `."""
 
 Chains = Mapping[str, Rules]
 

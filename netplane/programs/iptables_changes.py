@@ -15,7 +15,7 @@ from zlib import crc32
 
 from netplane.model.address import Family
 from netplane.model.table import changes
-from netplane.programs.iptables import TABLES, Chains, IptablesProgram, Jump, Part, Rules, TableKey
+from netplane.programs.iptables import TABLES, Chains, IptablesProgram, Jump, Part, TableKey
 from netplane.programs.iptables_text import (
     Found,
     FoundTable,
@@ -26,7 +26,7 @@ from netplane.programs.iptables_text import (
     table_name,
     target,
 )
-from netplane.programs.iptables_tree import tree_changes
+from netplane.programs.iptables_tree import Rules, tree_changes
 
 
 @dataclass(frozen=True, slots=True)

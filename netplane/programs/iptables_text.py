@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from netplane.errors import OwnershipError
 from netplane.model.address import Family
-from netplane.programs.iptables import MARKER, TABLES, IptablesProgram, Jump, Rules, TableKey, is_of_a_service, is_ours
+from netplane.programs.iptables import MARKER, TABLES, IptablesProgram, Jump, TableKey, is_of_a_service, is_ours
+from netplane.programs.iptables_tree import Rules
 
 IP = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 HEADING = {Family.IPV4: "# iptables-restore --noflush", Family.IPV6: "# ip6tables-restore --noflush"}

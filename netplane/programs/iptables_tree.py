@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 Rules = tuple[str, ...]
+"""The rules of a chain in order, each as `iptables-save` prints it after `-A CHAIN `."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

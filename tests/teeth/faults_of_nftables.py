@@ -98,8 +98,8 @@ NFTABLES = {
     ),
     "nftables: drift is not noticed": Fault(
         "netplane.kernel.nftables_mechanism",
-        "if self._applied is None or (reread and self.disturbed()):",
-        "if self._applied is None:",
+        "if changes is None or (reread and self.disturbed()):",
+        "if changes is None:",
         _WALKS,
     ),
     "nftables: a foreign table of our name is taken for ours": Fault(

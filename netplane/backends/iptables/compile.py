@@ -13,9 +13,9 @@ from netplane.backends.iptables.services import Root, ServiceChains, entries, so
 from netplane.model.service import ServiceId
 from netplane.model.table import changes, derived
 from netplane.plan.plan import Plan, ServicePlan
-from netplane.programs.iptables import IptablesProgram, Part, Rules, Source, TableKey
+from netplane.programs.iptables import IptablesProgram, Part, Source, TableKey
 from netplane.programs.iptables_text import program_script
-from netplane.programs.iptables_tree import Key, Tree
+from netplane.programs.iptables_tree import Key, Rules, Tree
 from netplane.programs.program import Program
 
 

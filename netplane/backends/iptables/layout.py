@@ -56,10 +56,9 @@ from netplane.programs.iptables import (
     SERVICES,
     Frame,
     Jump,
-    Rules,
     TableKey,
 )
-from netplane.programs.iptables_tree import Tree
+from netplane.programs.iptables_tree import Rules, Tree
 
 _LONGEST_LINK = 15  # IFNAMSIZ without the final NUL
 _MARK = f"{MASQUERADE:#x}/{MASQUERADE:#x}"

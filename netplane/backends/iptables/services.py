@@ -62,11 +62,10 @@ from netplane.programs.iptables import (
     REFUSE,
     SERVICES,
     Chains,
-    Rules,
     Source,
     TableKey,
 )
-from netplane.programs.iptables_tree import Key
+from netplane.programs.iptables_tree import Key, Rules
 
 Root = tuple[TableKey, str]
 """A tree: its table and the name of its first chain."""
