@@ -72,6 +72,11 @@ class IpamOptions:
     quarantine: float = 30.0
     """Seconds an address rests before it is given away again, unless no other is left."""
 
+    @property
+    def delegated(self) -> bool:
+        """Whether another plugin gives the addresses away."""
+        return self.type != OWN_IPAM
+
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:

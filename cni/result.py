@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
+from typing import Self
 
 from netplane.model.address import IPAddress, IPNetwork
 
@@ -61,4 +62,13 @@ class Result:
     interfaces: tuple[Interface, ...] = ()
     addresses: tuple[ResultAddress, ...] = ()
     routes: tuple[Route, ...] = ()
-    dns: Dns = Dns()
+    dns: Dns = field(default_factory=Dns)
+
+    @classmethod
+    def loopback(cls, sandbox: str) -> Self:
+        """What is said of `lo`."""
+        addresses = (
+            ResultAddress(IPv4Interface("127.0.0.1/8"), None, 0),
+            ResultAddress(IPv6Interface("::1/128"), None, 0),
+        )
+        return cls((Interface("lo", "00:00:00:00:00:00", sandbox),), addresses)

@@ -1,0 +1,242 @@
+"""The attachments of a node: who has which address, which links and rules there are, and the journal that knows it all.
+
+One lock guards everything. The order of attaching is: address, journal, links, rules, journal. So whatever is killed
+in between, the journal knows at least as much as the kernel has. Detaching goes the other way and is done when the
+traffic has stopped; links are deleted later, in groups (`reaper.py`), and only then does the address come free.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from cni.attachment import LINK_PREFIXES, Attachment, AttachmentId, NetnsId, link_name
+from cni.config import Mode
+from cni.failure import Code, Failure
+from cni.flows import Flows
+from cni.ipam import Ipam
+from cni.reaper import Reaper
+from cni.rules import Rules
+from cni.store import Record, State, Store
+from cni.wiring import Wiring
+from netplane.closing import Closing
+from netplane.errors import NetplaneError
+from netplane.kernel.netns import CLONE_NEWNET
+from netplane.model.address import IPAddress
+
+log = logging.getLogger("netplane.cni")
+
+PENDING_SECONDS = 30.0
+"""How long an ADD waits for the deletion of what was there before."""
+_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class NodeAttachments(Closing):
+    """In the network namespace of the thread that creates it; used from any thread.
+
+    Raises StoreBusy if another process has the directory for longer than `wait` seconds.
+    """
+
+    def __init__(self, directory: Path, wait: float = 0.0) -> None:
+        self.lock = threading.RLock()
+        self._gone = threading.Condition(self.lock)
+        self.store = Store(directory, BOOT_ID.read_text().strip(), wait)
+        try:
+            self.wiring, self.rules, self.flows = Wiring(), Rules(), Flows()
+            self.ipam = Ipam()
+            self._reaping = Wiring()
+        except BaseException:
+            self.store.close()
+            raise
+        self._mtu: tuple[tuple[IPAddress, ...], int] | None = None
+        self.own_netns = _own_netns()
+        self._reaper = Reaper(self._reaping, self._deleted)
+        self._doomed: dict[AttachmentId, Attachment] = {}
+        for record in self.store.records.values():
+            if record.state is State.DOOMED:
+                self._doomed[record.attachment.id] = record.attachment
+            if gives_addresses(record.attachment):
+                self.ipam.occupy(record.attachment.id.network, addresses_of(record.attachment))
+
+    def attach(self, id_: AttachmentId, netns: NetnsId, netns_fd: int, make: Callable[[], Attachment]) -> Attachment:
+        """Attach what `make` decides, which is asked with the lock held and takes addresses from `ipam`.
+
+        All or nothing. Raises Failure or another NetplaneError.
+        """
+        with self.lock:
+            self._make_room(id_, netns)
+            attachment = make()
+            try:
+                self.store.begin(attachment)
+            except BaseException:
+                self._free(attachment)
+                raise
+            try:
+                self.wiring.attach(attachment, netns_fd)
+                self.rules.add(attachment)
+                self.flows.attached(attachment)
+                self.store.finish(id_)
+            except BaseException:
+                self._undo(attachment)
+                raise
+            return attachment
+
+    def detach(self, id_: AttachmentId) -> Attachment | None:
+        """Stop the traffic of an attachment and have its links deleted soon; None if there is none.
+
+        Its address rests from when its links are gone. Doing it again is harmless.
+        """
+        with self.lock:
+            record = self.store.records.get(id_)
+            if record is None:
+                return None
+            if record.state is not State.DOOMED:
+                self._doom(record.attachment)
+            return record.attachment
+
+    def wait_gone(self, ids: Iterable[AttachmentId]) -> None:
+        """Until these, which are doomed, are gone. Raises Failure after PENDING_SECONDS."""
+        with self.lock:
+            self._wait(set(ids))
+
+    def release(self, ids: Collection[AttachmentId]) -> None:
+        """Forget attachments whose links are gone, whoever deleted them."""
+        with self.lock:
+            for id_ in ids:
+                record = self.store.records.get(id_)
+                if record is not None:
+                    self.rules.remove(record.attachment)
+                    self.flows.detached(record.attachment)
+                    self._forget(record.attachment)
+            self._gone.notify_all()
+
+    def attached(self) -> list[Attachment]:
+        """What should be there now."""
+        return [each.attachment for each in self.store.records.values() if each.state is State.ATTACHED]
+
+    def close(self) -> None:
+        """Delete what is doomed, then let go. Links, rules and addresses stay."""
+        self._reaper.close()
+        for each in (self._reaping, self.flows, self.rules, self.wiring, self.store):
+            each.close()
+
+    @property
+    def pending(self) -> bool:
+        """Whether links are doomed and not deleted yet: an ADD may have to wait for one."""
+        return bool(self._doomed)
+
+    def mtu(self, peers: tuple[IPAddress, ...]) -> int:
+        """What fits on the way to the other nodes. Asked of the kernel again after `forget_mtu`."""
+        if self._mtu is None or self._mtu[0] != peers:
+            self._mtu = (peers, self.wiring.path_mtu(peers))
+        return self._mtu[1]
+
+    def forget_mtu(self) -> None:
+        """Routes or links have changed."""
+        self._mtu = None
+
+    def remove_stray(self, id_: AttachmentId) -> None:
+        """Delete a link whose name says that it was of this attachment, which nobody remembers."""
+        with self.lock:
+            links = [link for mode in LINK_PREFIXES if self.wiring.exists(link := link_name(mode, id_))]
+        if links:
+            self._reaper.bury(links)
+
+    def bury(self, records: Iterable[Record]) -> None:
+        """Have the links of doomed attachments deleted: those an earlier process did not come to."""
+        links = {each.attachment.link for each in records if each.attachment.link}
+        if links:
+            self._reaper.bury(links)
+
+    def _doom(self, attachment: Attachment) -> None:
+        self.store.doom(attachment.id)
+        self._doomed[attachment.id] = attachment
+        self.rules.remove(attachment)
+        self.flows.detached(attachment)
+        if attachment.link:
+            self.wiring.doom([attachment.link])
+            self._reaper.bury([attachment.link])
+        else:
+            self.wiring.unchain(attachment)
+            self.release([attachment.id])
+
+    def _make_room(self, id_: AttachmentId, netns: NetnsId) -> None:
+        """Wait for the end of what has this name or stands in this namespace; refuse what lives."""
+        record = self.store.records.get(id_)
+        if record is not None and record.state is State.ADDING:
+            self.detach(id_)  # nobody was ever told of it
+        elif record is not None and record.state is State.ATTACHED:
+            said = f"container {id_.container} has {id_.ifname} in network {id_.network} already"
+            raise Failure(Code.DUPLICATE, said, "a runtime asks for DEL before it asks for ADD again")
+        in_the_way = {each for each, doomed in self._doomed.items() if _in_the_way(doomed, id_, netns)}
+        if in_the_way:
+            self._wait(in_the_way)
+
+    def _wait(self, ids: set[AttachmentId]) -> None:
+        there = [self.store.records[each].attachment.link for each in ids if each in self.store.records]
+        if not there:
+            return
+        self._reaper.bury(list(filter(None, there)), hurry=True)
+        if not self._gone.wait_for(lambda: not ids & self.store.records.keys(), PENDING_SECONDS):
+            raise Failure(Code.TRY_AGAIN_LATER, f"the links before were not gone after {PENDING_SECONDS:g} s")
+
+    def _deleted(self, links: frozenset[str]) -> None:
+        """Links are gone, says the reaper: so are their attachments."""
+        with self.lock:
+            for attachment in [each for each in self._doomed.values() if each.link in links]:
+                self._forget(attachment)
+            self._gone.notify_all()
+
+    def _undo(self, attachment: Attachment) -> None:
+        """Take back what an attach began; what cannot be taken back now is left to the reaper."""
+        try:
+            self._doom(attachment)
+        except NetplaneError as error:
+            log.error("cannot undo an attachment", extra={"attachment": str(attachment.id), "why": str(error)})
+
+    def _forget(self, attachment: Attachment) -> None:
+        self.store.forget(attachment.id)
+        self._doomed.pop(attachment.id, None)
+        self._free(attachment)
+
+    def _free(self, attachment: Attachment) -> None:
+        if gives_addresses(attachment):
+            now = time.monotonic()
+            self.ipam.give_back(attachment.id.network, addresses_of(attachment), now)
+
+
+def gives_addresses(attachment: Attachment) -> bool:
+    """Whether its addresses are ours to give."""
+    return attachment.mode is not Mode.CHAINED and not attachment.delegate
+
+
+def addresses_of(attachment: Attachment) -> tuple[IPAddress, ...]:
+    """Its addresses without their networks."""
+    return tuple(each.address.ip for each in attachment.addresses)
+
+
+def netns_of(fd: int) -> NetnsId:
+    """Which namespace a descriptor is open on. Raises Failure if it is no network namespace's."""
+    try:
+        kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != CLONE_NEWNET:
+        raise Failure(Code.INVALID_NETNS, "CNI_NETNS is not a network namespace")
+    found = os.fstat(fd)
+    return NetnsId(found.st_dev, found.st_ino)
+
+
+def _own_netns() -> NetnsId:
+    found = Path("/proc/thread-self/ns/net").stat()
+    return NetnsId(found.st_dev, found.st_ino)
+
+
+def _in_the_way(doomed: Attachment, id_: AttachmentId, netns: NetnsId) -> bool:
+    return doomed.id == id_ or (doomed.netns_id == netns and doomed.id.ifname == id_.ifname)

@@ -1,0 +1,82 @@
+"""Deletes doomed links, many at a time: the kernel takes 16 ms for one link and half a millisecond for one of many."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from netplane.closing import Closing
+from netplane.errors import NetplaneError
+
+log = logging.getLogger("netplane.cni")
+
+GATHER_SECONDS = 0.02
+"""How long it waits for more after the first: containers often end together."""
+RETRY_SECONDS = 1.0
+
+
+class Deleting(Protocol):
+    """What deletes links: `Wiring`."""
+
+    def detach(self, links: Collection[str]) -> None:
+        """Delete these links, now."""
+
+
+class Reaper(Closing):
+    """A thread that deletes what it is given, and says so. `deleted` is called by that thread, without any lock."""
+
+    def __init__(self, wiring: Deleting, deleted: Callable[[frozenset[str]], None]) -> None:
+        self._wiring, self._deleted = wiring, deleted
+        self._wake = threading.Condition()
+        self._links: set[str] = set()
+        self._hurry = self._stop = self._refused = False
+        self._thread = threading.Thread(target=self._run, name="cni-reaper", daemon=True)
+        self._thread.start()
+
+    def bury(self, links: Collection[str], *, hurry: bool = False) -> None:
+        """Have links deleted soon; `hurry`: somebody waits for it."""
+        with self._wake:
+            self._links |= set(links)
+            self._hurry = self._hurry or hurry
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Delete what is left and end. What the kernel refuses stays in the journal for the next start."""
+        with self._wake:
+            self._stop = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (links := self._gathered()) is not None:
+            try:
+                self._wiring.detach(links)
+            except NetplaneError as error:
+                log.error("cannot delete links; tried again", extra={"links": len(links), "why": str(error)})
+                self._again(links)
+            else:
+                self._refused = False
+                self._deleted(links)
+
+    def _gathered(self) -> frozenset[str] | None:
+        """What is to be deleted now; None at the end. Never empty."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._links or self._stop)
+            if not self._links or (self._stop and self._refused):
+                return None
+            self._wake.wait_for(lambda: self._hurry or self._stop, RETRY_SECONDS if self._refused else GATHER_SECONDS)
+            links, self._links, self._hurry = frozenset(self._links), set(), False
+            return links
+
+    def _again(self, links: Collection[str]) -> None:
+        with self._wake:
+            self._links |= set(links)
+            self._refused = True
+
+
+def until(deadline: float) -> float:
+    """Seconds left until a moment of the monotonic clock, none if it has passed."""
+    return max(deadline - time.monotonic(), 0.0)
