@@ -1,0 +1,95 @@
+"""Debian's containerd and runc, unmodified, call the plugins as on a node, and nothing stays behind.
+
+The same with the reference plugins: that proves that what is asked here is what containerd and runc do.
+"""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from containerd_node import missing, until
+from containerd_site import Reference, Site
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.lab,
+    pytest.mark.skipif(bool(missing()), reason=f"real containerd: {missing()}"),
+]
+
+without_reference = pytest.mark.skipif(bool(Reference.missing()), reason=Reference.missing())
+KINDS = [pytest.param(Reference, id="reference", marks=without_reference)]
+SANDBOXES = 8
+FIRST_PORT = 8080
+LIMITS = {"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"}
+
+
+@pytest.fixture(params=KINDS)
+def site(request, tmp_path):
+    with Site(request.param, tmp_path) as made:
+        made.node.ctr_run("first", "hostname")  # what plugins make once, as a bridge, is there from now on
+        sandbox = made.node.cri.run(made.node.spec("first", ports=[("TCP", FIRST_PORT - 1, 80, "")]))
+        take_away(made, sandbox)
+        until(lambda: is_clean(made), f"nothing is left: {made.state()}")
+        yield made
+
+
+def is_clean(site):
+    state = site.state()
+    return not (state["remembered"] or state["namespaces"] or state["sandboxes"])
+
+
+def until_as_before(site, before):
+    until(lambda: site.state() == before, f"{site.state()} is {before}")
+
+
+def take_away(site, sandbox):
+    site.node.cri.stop(sandbox)
+    site.node.cri.remove(sandbox)
+
+
+def in_parallel(work, each):
+    with ThreadPoolExecutor(SANDBOXES) as threads:
+        return list(threads.map(work, each))
+
+
+def test_ctr_run_gives_a_container_an_address_and_a_route(site):
+    before = site.state()
+    script = "ip -o address show dev eth0 scope global; ip route; ping -c 1 -W 5 192.0.2.1"
+    said = site.node.ctr_run("one", "sh", "-c", script)
+    assert "default via " in said
+    assert "1 packets received" in said
+    until_as_before(site, before)
+
+
+def test_eight_sandboxes_at_once_with_host_ports_and_limits(site):
+    before = site.state()
+    names = [f"pod-{number}" for number in range(SANDBOXES)]
+    specs = [
+        site.node.spec(name, ports=[("TCP", FIRST_PORT + number, 80, "")], annotations=LIMITS)
+        for number, name in enumerate(names)
+    ]
+    sandboxes = in_parallel(site.node.cri.run, specs)
+    addresses = [site.node.cri.addresses(each) for each in sandboxes]
+    assert [len(each) for each in addresses] == [len(site.plugins.versions)] * SANDBOXES
+    assert len({address for each in addresses for address in each}) == SANDBOXES * len(site.plugins.versions)
+    for version in site.plugins.versions:
+        ports = range(FIRST_PORT, FIRST_PORT + SANDBOXES)
+        assert in_parallel(lambda port, version=version: site.ask_from_outside(port, version), ports) == names
+    assert sum("tbf" in line for line in site.state()["qdiscs"]) >= SANDBOXES
+    in_parallel(lambda each: take_away(site, each), sandboxes)
+    until_as_before(site, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
+def test_sandboxes_survive_containerd_and_are_removed_by_the_next(site, number):
+    before = site.state()
+    sandbox = site.node.cri.run(site.node.spec("survivor", ports=[("TCP", FIRST_PORT, 80, "")]))
+    site.node.stop(number)
+    assert site.ask_from_outside(FIRST_PORT) == "survivor"
+    site.node.start()
+    assert site.ask_from_outside(FIRST_PORT) == "survivor"
+    assert site.node.cri.sandboxes() == [sandbox]
+    take_away(site, sandbox)
+    until_as_before(site, before)
