@@ -52,12 +52,13 @@ _INT = struct.Struct(">i")
 
 @dataclass(frozen=True, slots=True)
 class KernelSet:
-    """A set or map as the kernel declares it. `key_type` are nft's type numbers, six bits for each field."""
+    """A set or map of a table as the kernel declares it. `key_type` are nft's type numbers, six bits for each field."""
 
     family: Family
     name: str
     flags: int
     key_type: int
+    table: str = TABLE
 
     @property
     def anonymous(self) -> bool:
@@ -80,7 +81,7 @@ class KernelSet:
         return self.interval or not self.flags & _INTERVAL
 
     def __str__(self) -> str:
-        return f"{NFT_FAMILY[self.family]} {TABLE} {self.name}"
+        return f"{NFT_FAMILY[self.family]} {self.table} {self.name}"
 
 
 def _request(message: int, family: Family, *parts: bytes, flags: int = 0) -> Request:
@@ -93,7 +94,7 @@ def get_generation() -> Request:
 
 
 def get_table(family: Family, name: str = TABLE) -> Request:
-    """Ask for a table, ours unless another is named."""
+    """Ask for a table, that of the Services unless another is named; so everywhere here."""
     return _request(_GET_TABLE, family, text(1, name))
 
 
@@ -107,24 +108,24 @@ def get_chains(family: Family) -> Request:
     return _request(_GET_CHAIN, family)
 
 
-def get_rules(family: Family) -> Request:
-    """Dump the rules of our table."""
-    return _request(_GET_RULE, family, text(1, TABLE))
+def get_rules(family: Family, table: str = TABLE) -> Request:
+    """Dump the rules of a table."""
+    return _request(_GET_RULE, family, text(1, table))
 
 
-def get_sets(family: Family) -> Request:
-    """Dump the sets of our table."""
-    return _request(_GET_SET, family, text(1, TABLE))
+def get_sets(family: Family, table: str = TABLE) -> Request:
+    """Dump the sets of a table."""
+    return _request(_GET_SET, family, text(1, table))
 
 
-def get_set(name: SetName) -> Request:
+def get_set(name: SetName, table: str = TABLE) -> Request:
     """Ask for the declaration of one set."""
-    return _request(_GET_SET, name[0], text(1, TABLE), text(2, name[1]))
+    return _request(_GET_SET, name[0], text(1, table), text(2, name[1]))
 
 
 def get_elements(target: KernelSet) -> Request:
     """Dump the elements of one set."""
-    return _request(_GET_ELEMENTS, target.family, text(1, TABLE), text(2, target.name))
+    return _request(_GET_ELEMENTS, target.family, text(1, target.table), text(2, target.name))
 
 
 def generation(payload: bytes) -> bytes:
@@ -137,10 +138,10 @@ def table_comment(payload: bytes) -> str:
     return _comment(attributes(payload, 4).get(6, b""))
 
 
-def chain(payload: bytes) -> tuple[str, Hook | None] | None:
-    """Name and hook of a chain of our table; None for one of another."""
+def chain(payload: bytes, table: str = TABLE) -> tuple[str, Hook | None] | None:
+    """Name and hook of a chain of a table; None for one of another."""
     found = attributes(payload, 4)
-    if as_text(found[1]) != TABLE:
+    if as_text(found[1]) != table:
         return None
     if 4 not in found:
         return as_text(found[3]), None
@@ -150,17 +151,17 @@ def chain(payload: bytes) -> tuple[str, Hook | None] | None:
     return as_text(found[3]), Hook(as_text(found[7]), where, _INT.unpack(hook[2])[0])
 
 
-def rule(payload: bytes) -> tuple[str, str] | None:
-    """Chain and comment ("" without) of a rule of our table; None for one of another."""
+def rule(payload: bytes, table: str = TABLE) -> tuple[str, str] | None:
+    """Chain and comment ("" without) of a rule of a table; None for one of another."""
     found = attributes(payload, 4)
-    return (as_text(found[2]), _comment(found.get(7, b""))) if as_text(found[1]) == TABLE else None
+    return (as_text(found[2]), _comment(found.get(7, b""))) if as_text(found[1]) == table else None
 
 
 def declared_set(family: Family, payload: bytes) -> KernelSet:
-    """A set of our table."""
+    """A set, of whichever table the answer says."""
     found = attributes(payload, 4)
     flags = _INT.unpack(found[3])[0] if 3 in found else 0
-    return KernelSet(family, as_text(found[2]), flags, _INT.unpack(found[4])[0])
+    return KernelSet(family, as_text(found[2]), flags, _INT.unpack(found[4])[0], as_text(found[1]))
 
 
 def element_count(payload: bytes) -> int | None:
@@ -199,7 +200,7 @@ def _messages(message: int, target: KernelSet, encoded: list[bytes], flags: int)
     if not encoded:
         return
     per_message = (ATTRIBUTE_LIMIT - 4) // max(map(len, encoded))
-    names = text(1, TABLE) + text(2, target.name)
+    names = text(1, target.table) + text(2, target.name)
     for start in range(0, len(encoded), per_message):
         yield _request(message, target.family, names, nested(3, *encoded[start : start + per_message]), flags=flags)
 

@@ -1,4 +1,4 @@
-"""The nftables driver: reads and applies what is in our two tables.
+"""The nftables driver: reads and applies what is in our two tables (IPv4 and IPv6) of one name.
 
 Structure goes through `nft -f -`, elements through netlink. Never looks into or changes another table, and never
 remembers elements: what the kernel has is read from the kernel.
@@ -44,9 +44,13 @@ _DIGEST = re.compile(r"(?:.* )?([0-9a-f]{8})\Z")
 
 
 class NftablesDriver(Closing):
-    """Our tables in the network namespace of the thread that creates the driver. Used by one thread at a time."""
+    """Our tables in the network namespace of the thread that creates the driver. Used by one thread at a time.
 
-    def __init__(self, own: OwnTransactions | None = None) -> None:
+    `table` is their name. Drivers that share `own` are not strangers to one another: see `mark`.
+    """
+
+    def __init__(self, own: OwnTransactions | None = None, table: str = TABLE) -> None:
+        self._name = table
         self._socket = NetlinkSocket(netlink.NETFILTER, _MECHANISM)
         self._sets: dict[SetName, KernelSet] = {}  # declarations do not change unless a script of ours runs
         self._own = own or OwnTransactions()
@@ -124,8 +128,8 @@ class NftablesDriver(Closing):
 
     def _owned(self, family: Family) -> bool:
         """Whether our table exists. Raises OwnershipError if it is somebody else's."""
-        name = f"{NFT_FAMILY[family]} {TABLE}"
-        comment = self._comment(family, TABLE)
+        name = f"{NFT_FAMILY[family]} {self._name}"
+        comment = self._comment(family, self._name)
         if comment is None:
             return False
         if comment != TABLE_COMMENT:
@@ -136,18 +140,19 @@ class NftablesDriver(Closing):
         return True
 
     def _table(self, family: Family) -> FoundTable:
-        name = f"{NFT_FAMILY[family]} {TABLE}"
+        name = f"{NFT_FAMILY[family]} {self._name}"
         chains = self._socket.dump(nft_codec.get_chains(family), f"read chains of {name}")
-        rules = self._socket.dump(nft_codec.get_rules(family), f"read rules of {name}")
+        rules = self._socket.dump(nft_codec.get_rules(family, self._name), f"read rules of {name}")
         sets = self._named_sets(family)
         return FoundTable(
-            chains=_found_chains(chains, rules),
+            chains=_found_chains(self._name, chains, rules),
             sets={target.name: target.dynamic for target in sets},
             elements={target.name: self._elements(target) for target in sets if not target.dynamic},
         )
 
     def _named_sets(self, family: Family) -> list[KernelSet]:
-        answers = self._socket.dump(nft_codec.get_sets(family), f"read sets of {NFT_FAMILY[family]} {TABLE}")
+        doing = f"read sets of {NFT_FAMILY[family]} {self._name}"
+        answers = self._socket.dump(nft_codec.get_sets(family, self._name), doing)
         declared = [nft_codec.declared_set(family, answer) for answer in answers]
         return [target for target in declared if not target.anonymous]
 
@@ -170,7 +175,8 @@ class NftablesDriver(Closing):
         raise KernelError(mechanism=_MECHANISM, doing=f"read elements of {target}", said=said)
 
     def _count(self, target: KernelSet) -> int | None:
-        answers = self._socket.ask(nft_codec.get_set((target.family, target.name)), f"count elements of {target}")
+        request = nft_codec.get_set((target.family, target.name), self._name)
+        answers = self._socket.ask(request, f"count elements of {target}")
         return nft_codec.element_count(answers[0])
 
     def _dumped(self, target: KernelSet) -> dict[bytes, Data]:
@@ -183,7 +189,8 @@ class NftablesDriver(Closing):
         """A set as the kernel declares it, None if there is none."""
         if name not in self._sets:
             try:
-                answers = self._socket.ask(nft_codec.get_set(name), f"look up set {NFT_FAMILY[name[0]]} {name[1]}")
+                request = nft_codec.get_set(name, self._name)
+                answers = self._socket.ask(request, f"look up set {NFT_FAMILY[name[0]]} {name[1]}")
             except Refused as refused:
                 if refused.refusal.errno == ENOENT:
                     return None
@@ -254,7 +261,7 @@ class NftablesDriver(Closing):
 
     def _writable(self, name: SetName) -> KernelSet:
         target = self._declared(name)
-        doing = f"add elements to {NFT_FAMILY[name[0]]} {TABLE} {name[1]}"
+        doing = f"add elements to {NFT_FAMILY[name[0]]} {self._name} {name[1]}"
         if target is None:
             raise KernelError(mechanism=_MECHANISM, doing=doing, said="there is no such set")
         if not target.readable:
@@ -263,10 +270,10 @@ class NftablesDriver(Closing):
         return target
 
 
-def _found_chains(chains: list[bytes], rules: list[bytes]) -> dict[str, FoundChain]:
-    hooks: dict[str, Hook | None] = dict(filter(None, map(nft_codec.chain, chains)))
+def _found_chains(table: str, chains: list[bytes], rules: list[bytes]) -> dict[str, FoundChain]:
+    hooks: dict[str, Hook | None] = dict(filter(None, (nft_codec.chain(each, table) for each in chains)))
     digests: dict[str, list[str]] = {name: [] for name in hooks}
-    for name, comment in filter(None, map(nft_codec.rule, rules)):
+    for name, comment in filter(None, (nft_codec.rule(each, table) for each in rules)):
         found = _DIGEST.match(comment)
         # A chain that came after the chains were listed: then the generation has changed and the reading is repeated.
         digests.setdefault(name, []).append(found[1] if found else "")

@@ -11,11 +11,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from netplane.model.address import Family
-from netplane.model.service import ServiceId
 
 TABLE = "netplane"
+"""The table of the Services. Others of ours, as the CNI plugin's, have names of their own."""
 TABLE_COMMENT = "made by netplane"
 """How a table says it is ours, to a process with no memory: a table of this name without it is somebody else's."""
 
@@ -133,7 +134,7 @@ Found = Mapping[Family, FoundTable]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one Service contributes: elements, and chains and sets of its own (only for client-IP affinity).
+    """What one Service, or attachment, contributes: elements, and chains and sets of its own (for client-IP affinity).
 
     Elements of the sets in `SHARED` may be contributed by several parts; all others belong to one part only.
     `uses` are the chains its elements lead to that many Services have in common.
@@ -149,12 +150,16 @@ SHARED = frozenset({"endpoints", "hairpins"})
 
 @dataclass(frozen=True, slots=True)
 class NftablesProgram:
-    """The tables that should exist, and what is in them. An empty program wants no table at all."""
+    """The tables of one name that should exist, and what is in them. An empty program wants no table at all.
+
+    `parts` are by whom they come from (ServiceId, AttachmentId).
+    """
 
     structure: Mapping[Family, Structure] = field(default_factory=dict)
-    parts: Mapping[ServiceId, Part] = field(default_factory=dict)
+    parts: Mapping[Any, Part] = field(default_factory=dict)
     uses: Mapping[frozenset[tuple[Family, Chain]], int] = field(default_factory=dict, compare=False)
     """How many parts use which shared chains: memory for whoever derives the next program from this one."""
+    table: str = TABLE
 
 
 @dataclass(frozen=True, slots=True)

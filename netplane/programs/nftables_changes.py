@@ -16,7 +16,6 @@ from netplane.model.table import changes
 from netplane.programs.nftables import (
     NFT_FAMILY,
     SHARED,
-    TABLE,
     Data,
     ElementChanges,
     Found,
@@ -52,7 +51,7 @@ class _Table:
 
 def changes_from_found(found: Found, want: NftablesProgram) -> NftablesChanges:
     """Everything that differs between the kernel and the program."""
-    draft = _Draft()
+    draft = _Draft(want.table)
     for family in sorted({*found, *want.structure}):
         if family not in want.structure:
             draft.delete_table(family)
@@ -97,7 +96,7 @@ class Applied:
             # A family comes or goes: rare, and cheaper to say as a whole.
             self._counts = Applied.of(want)._counts
             return changes_from_found(as_found(have), want)
-        draft = _Draft()
+        draft = _Draft(want.table)
         changed, removed = changes(have.parts, want.parts)
         before = [have.parts[each] for each in (*changed, *removed) if each in have.parts]
         after = [want.parts[each] for each in changed]
@@ -203,9 +202,10 @@ def _in_the_way(gone: Iterable[bytes], new: Iterable[bytes]) -> list[bytes]:
 
 
 class _Draft:
-    """Changes being written: structure line by line, elements by set."""
+    """Changes of one table being written: structure line by line, elements by set."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: str) -> None:
+        self._table = table
         self._sets: list[str] = []
         self._chains: list[str] = []
         self._rules: list[str] = []
@@ -216,33 +216,34 @@ class _Draft:
         self._add: MutableElements = {}
 
     def new_table(self, family: Family) -> None:
-        self._sets.append(add_table(family))
+        self._sets.append(add_table(family, self._table))
 
     def delete_table(self, family: Family) -> None:
-        self._swept.append(f"delete table {NFT_FAMILY[family]} {TABLE}")
+        self._swept.append(f"delete table {NFT_FAMILY[family]} {self._table}")
 
     def structure(self, family: Family, have: _Table, want: Structure) -> None:
         """Chains and sets to write and to sweep."""
-        at = f"{NFT_FAMILY[family]} {TABLE}"
+        table = self._table
+        at = f"{NFT_FAMILY[family]} {table}"
         had_sets = frozenset(have.sets)
-        self._sets.extend(add_set(family, spec) for name, spec in want.sets.items() if name not in had_sets)
+        self._sets.extend(add_set(family, spec, table) for name, spec in want.sets.items() if name not in had_sets)
         for name, chain in want.chains.items():
             hook, digests = have.chains.get(name, (None, None))
             if digests == chain.digests() and hook == chain.hook:
                 continue
             flush = f"flush chain {at} {name}"
             if digests is None and chain.hook:
-                self._hooks.extend((add_chain(family, chain), flush, *add_rules(family, chain)))
+                self._hooks.extend((add_chain(family, chain, table), flush, *add_rules(family, chain, table)))
                 continue
             if digests is None:
                 # Flushed, since whoever else makes the same at the same time must not leave each rule twice.
-                self._chains.extend((add_chain(family, chain), flush))
+                self._chains.extend((add_chain(family, chain, table), flush))
             elif hook != chain.hook:
                 # A base chain cannot move: in one transaction it goes and comes back elsewhere.
-                self._chains.extend((flush, f"delete chain {at} {name}", add_chain(family, chain)))
+                self._chains.extend((flush, f"delete chain {at} {name}", add_chain(family, chain, table)))
             else:
                 self._chains.append(flush)
-            self._rules.extend(add_rules(family, chain))
+            self._rules.extend(add_rules(family, chain, table))
         gone = [name for name in have.chains if name not in want.chains]
         self._swept.extend(f"flush chain {at} {name}" for name in gone)
         self._swept.extend(f"delete chain {at} {name}" for name in gone)

@@ -30,14 +30,17 @@ def program_script(program: NftablesProgram) -> str:
     lines: list[str] = []
     for family in sorted(program.structure):
         whole = whole_structure(program, family)
-        lines.append(add_table(family))
-        lines.extend(add_set(family, spec) for spec in whole.sets.values())
-        lines.extend(add_chain(family, chain) for chain in whole.chains.values())
+        lines.append(add_table(family, program.table))
+        lines.extend(add_set(family, spec, program.table) for spec in whole.sets.values())
+        lines.extend(add_chain(family, chain, program.table) for chain in whole.chains.values())
         for chain in whole.chains.values():
-            lines.extend(add_rules(family, chain))
+            lines.extend(add_rules(family, chain, program.table))
         for name, elements in sorted(whole_elements(program, family).items()):
             spec = whole.sets[name]
-            lines.extend(add_element(family, spec, key, data) for key, data in sorted(elements.items()))
+            at = f"{NFT_FAMILY[family]} {program.table} {name}"
+            lines.extend(
+                f"add element {at} {{ {element_text(spec, key, data)} }}" for key, data in sorted(elements.items())
+            )
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -62,35 +65,30 @@ def whole_elements(program: NftablesProgram, family: Family) -> dict[str, dict[b
     return whole
 
 
-def add_table(family: Family) -> str:
+def add_table(family: Family, table: str = TABLE) -> str:
     """`add table ip netplane { comment "made by netplane"; }`."""
-    return f'add table {NFT_FAMILY[family]} {TABLE} {{ comment "{TABLE_COMMENT}"; }}'
+    return f'add table {NFT_FAMILY[family]} {table} {{ comment "{TABLE_COMMENT}"; }}'
 
 
-def add_set(family: Family, spec: SetSpec) -> str:
+def add_set(family: Family, spec: SetSpec, table: str = TABLE) -> str:
     """`add map ip netplane slots { typeof ...; }`."""
-    return f"add {_kind(spec)} {NFT_FAMILY[family]} {TABLE} {spec.name} {spec.declaration}"
+    return f"add {_kind(spec)} {NFT_FAMILY[family]} {table} {spec.name} {spec.declaration}"
 
 
 def _kind(spec: SetSpec) -> str:
     return "map" if spec.data or spec.verdicts else "set"
 
 
-def add_chain(family: Family, chain: Chain) -> str:
+def add_chain(family: Family, chain: Chain, table: str = TABLE) -> str:
     """`add chain ip netplane output { type nat hook output priority -100; }`."""
     hook = f" {{ {chain.hook} }}" if chain.hook else ""
-    return f"add chain {NFT_FAMILY[family]} {TABLE} {chain.name}{hook}"
+    return f"add chain {NFT_FAMILY[family]} {table} {chain.name}{hook}"
 
 
-def add_rules(family: Family, chain: Chain) -> Iterator[str]:
+def add_rules(family: Family, chain: Chain, table: str = TABLE) -> Iterator[str]:
     """The rules in order, each with its digest as comment."""
     for rule in chain.rules:
-        yield f'add rule {NFT_FAMILY[family]} {TABLE} {chain.name} {rule} comment "{digest(rule)}"'
-
-
-def add_element(family: Family, spec: SetSpec, key: bytes, data: Data) -> str:
-    """`add element ip netplane cluster-ips { 10.96.0.10 }`."""
-    return f"add element {NFT_FAMILY[family]} {TABLE} {spec.name} {{ {element_text(spec, key, data)} }}"
+        yield f'add rule {NFT_FAMILY[family]} {table} {chain.name} {rule} comment "{digest(rule)}"'
 
 
 def element_text(spec: SetSpec, key: bytes, data: Data) -> str:
