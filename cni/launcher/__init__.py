@@ -1,0 +1,1 @@
+"""The launcher: what a container runtime starts, in C (`launcher.c`, read that), and how it is built (`build.py`)."""
