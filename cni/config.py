@@ -71,6 +71,9 @@ class IpamOptions:
     """A folder of host-local whose addresses count as taken: `/var/lib/cni/networks/NAME`."""
     quarantine: float = 30.0
     """Seconds an address rests before it is given away again, unless no other is left."""
+    requested: tuple[IPAddress, ...] = ()
+    resolv_conf: str = ""
+    """A file whose name servers the runtime is told (host-local's `resolvConf`); `dns` comes before it."""
 
     @property
     def delegated(self) -> bool:

@@ -1,0 +1,286 @@
+"""Standard input, decoded: one plugin's configuration with what the library and the runtime added to it.
+
+    {"cniVersion": "1.0.0", "name": "pods", "type": "netplane",                      of the network list
+     "mode": "bridge", "ipam": {"ranges": [[{"subnet": "10.88.0.0/24"}]]},           of the network list
+     "runtimeConfig": {"portMappings": [...]}, "prevResult": {...}}                  of this request
+
+docs/cni.md lists every option. `decode_fields` reads values, `decode_ipam`, `decode_capabilities` and `decode_sysctls`
+know their parts. A key that nobody knows is passed over (libcni leaves some in); a reference plugin's key that changes
+what happens to packets, and that we do not offer, is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+from cni import decode_capabilities, result_json, versions
+from cni.attachment import LINK_PREFIXES
+from cni.config import BridgeOptions, IpamOptions, Mode, NetworkConfig
+from cni.decode_capabilities import Asked
+from cni.decode_fields import Section, document, interface_of, order
+from cni.decode_ipam import ipam_options
+from cni.decode_sysctls import sysctls
+from cni.environment import is_name, link_name_fault
+from cni.failure import Code, Failure
+from cni.request import Command, Invocation
+from cni.result import Result
+from netplane.model.address import IPNetwork
+
+OWN_TYPE = "netplane"
+LOOPBACK_TYPE = "loopback"
+
+_MODES = {each.value: each for each in (Mode.BRIDGE, Mode.ROUTED)}
+_SMALLEST_MTU, _LARGEST_MTU = 68, 65535
+_LARGEST_VLAN = 4094
+
+NOT_OFFERED: dict[str, tuple[str, ...]] = {
+    "macspoofchk": (),
+    "vlanTrunk": (),
+    "preserveDefaultVlan": (),
+    "masqAll": (),
+    "externalSetMarkChain": (),
+    "conditionsV4": (),
+    "conditionsV6": (),
+    "unshapedSubnets": (),
+    "shapedSubnets": (),
+    "promisc": (),
+    "allmulti": (),
+    "txQLen": (),
+    "ingressPolicy": ("open",),
+}
+"""Keys of the reference plugins (bridge, portmap, bandwidth, tuning, firewall) that we refuse, and harmless values.
+
+Harmless everywhere are false, "false", 0, "", [] and {}. Accepted without effect are `ipMasqBackend`, `backend` and
+`markMasqBit`: we masquerade by nftables sets, without marks."""
+
+_TAKING_AWAY = (Command.DEL, Command.GC)
+
+T = TypeVar("T")
+
+
+def network_config(stdin: bytes, invocation: Invocation, allowed_sysctls: Sequence[re.Pattern[str]]) -> NetworkConfig:
+    """The configuration of a request. Raises Failure, and nothing else, whatever the bytes are.
+
+    Mode is CHAINED for an ADD that comes with a `prevResult`. CHECK and DEL always have one (the final result), so
+    that their mode is what the configuration says: whether we made the interface is for the journal to say.
+
+    For DEL and GC only name, version and type (and GC's list) must be right: mode, `ipam`, `synchronousDelete` and
+    `prevResult` that cannot be read have their defaults, and nothing else is read. Taking away must not fail because
+    somebody mistyped an option since.
+    """
+    top = Section(document(stdin), "")
+    name = _name(top)
+    version = _version(top)
+    versions.allow(invocation.command, version)
+    type_ = top.text("type") or OWN_TYPE
+    if "/" in type_ or "\0" in type_:
+        raise top.bad("type", "is not the name of a plugin")
+    start = NetworkConfig(version, name, type_, raw=top.values)
+    if invocation.command in _TAKING_AWAY:
+        return _to_take_away(top, start, invocation)
+    previous = _previous(top, version)
+    if type_ == LOOPBACK_TYPE:
+        return NetworkConfig(version, name, type_, Mode.LOOPBACK, ipam=None, previous=previous, raw=top.values)
+    mode = _mode(top)
+    if previous is not None and invocation.command is Command.ADD:
+        mode = Mode.CHAINED
+    return _whole(top, start, mode, previous, invocation, allowed_sysctls)
+
+
+def version_of(stdin: bytes) -> str:
+    """The version to answer an error in: the configuration's if we speak it, else "0.1.0". Never raises."""
+    try:
+        version = _version(Section(document(stdin), ""))
+    except Failure:
+        return versions.OLDEST
+    return version if version in versions.SUPPORTED else versions.OLDEST
+
+
+def _whole(
+    top: Section,
+    start: NetworkConfig,
+    mode: Mode,
+    previous: Result | None,
+    invocation: Invocation,
+    allowed_sysctls: Sequence[re.Pattern[str]],
+) -> NetworkConfig:
+    _refuse_what_we_do_not_offer(top)
+    asked = Asked.of(top, invocation)
+    bridge, default_route = _bridge(top)
+    interface = not top.flag("disableContainerInterface", False)
+    return NetworkConfig(
+        start.version,
+        start.name,
+        start.type,
+        mode,
+        bridge,
+        _mtu(top),
+        default_route,
+        top.flag("ipMasq", True),
+        _networks(top, "clusterRanges"),
+        top.flag("snat", True),
+        top.flag("enabledad", False),
+        interface,
+        top.flag("synchronousDelete", False),
+        decode_capabilities.mac(asked),
+        _ipam(top, mode, interface, asked),
+        decode_capabilities.ports(asked.runtime),
+        decode_capabilities.bandwidth(top, asked.runtime),
+        sysctls(top, invocation, allowed_sysctls) if top.get("sysctl") else (),
+        decode_capabilities.dns(top, asked.runtime),
+        previous,
+        raw=top.values,
+    )
+
+
+def _to_take_away(top: Section, start: NetworkConfig, invocation: Invocation) -> NetworkConfig:
+    loopback = start.type == LOOPBACK_TYPE
+    nothing = Asked(Section(None, "runtimeConfig"), Section(None, "args.cni"), {})
+    return NetworkConfig(
+        start.version,
+        start.name,
+        start.type,
+        Mode.LOOPBACK if loopback else _or(Mode.BRIDGE, lambda: _mode(top)),
+        synchronous_delete=_or(False, lambda: top.flag("synchronousDelete", False)),
+        ipam=None if loopback else _or(IpamOptions(), lambda: ipam_options(top, nothing)),
+        previous=_or(None, lambda: _previous(top, start.version)),
+        valid_attachments=_valid(top) if invocation.command is Command.GC else None,
+        raw=top.values,
+    )
+
+
+def _or(default: T, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except Failure:
+        return default
+
+
+def _name(top: Section) -> str:
+    name = top.text("name")
+    if not name:
+        raise Failure(Code.INVALID_CONFIG, "missing network name", "name is missing or empty")
+    if not is_name(name):
+        raise Failure(Code.INVALID_CONFIG, "invalid characters found in network name", f"name: {name!r}")
+    return name
+
+
+def _version(top: Section) -> str:
+    """Absent means 0.1.0: the first version had no such key."""
+    version = top.get("cniVersion")
+    if version is not None and not isinstance(version, str):
+        raise Failure(Code.DECODING_FAILURE, "cniVersion is not a string")
+    return version or versions.OLDEST
+
+
+def _mode(top: Section) -> Mode:
+    text = top.text("mode")
+    mode = _MODES.get(text) if text else Mode.BRIDGE
+    if mode is None:
+        raise top.bad("mode", f"is none of {', '.join(_MODES)}")
+    return mode
+
+
+def _bridge(top: Section) -> tuple[BridgeOptions, bool]:
+    """The bridge's options, and whether the container gets a default route.
+
+    `isDefaultGateway` implies `isGateway`; without it there is a default route if the bridge is a gateway.
+    """
+    hairpin_said = top.get("hairpinMode") is not None
+    promiscuous = top.flag("promiscMode", False)
+    hairpin = top.flag("hairpinMode", not promiscuous)
+    if hairpin and promiscuous and hairpin_said:
+        raise top.bad("hairpinMode", "cannot be combined with promiscMode true")
+    default_said = top.flag("isDefaultGateway", False)
+    gateway = top.flag("isGateway", True) or default_said
+    options = BridgeOptions(
+        _bridge_name(top),
+        hairpin,
+        top.flag("portIsolation", False),
+        promiscuous,
+        top.number("vlan", 0, _LARGEST_VLAN) or 0,
+        gateway,
+        top.flag("forceAddress", False),
+    )
+    return options, top.flag("isDefaultGateway", gateway)
+
+
+def _bridge_name(top: Section) -> str:
+    name = top.text("bridge")
+    if not name:
+        return BridgeOptions().name
+    fault, _ = link_name_fault(name)
+    if fault:
+        raise top.bad("bridge", f"cannot be a link: {fault}")
+    if name.startswith(tuple(LINK_PREFIXES.values())):
+        raise top.bad("bridge", "begins like the links of containers")
+    return name
+
+
+def _mtu(top: Section) -> int:
+    mtu = top.number("mtu", 0, _LARGEST_MTU) or 0
+    if 0 < mtu < _SMALLEST_MTU:
+        raise top.bad("mtu", f"is less than the {_SMALLEST_MTU} bytes that IPv4 needs")
+    return mtu
+
+
+def _networks(top: Section, key: str) -> tuple[IPNetwork, ...]:
+    texts = top.texts(key)
+    for text in texts:
+        if interface_of(text) is None:
+            raise Failure(top.code, f"{key}: {text!r} is not a network: 10.88.0.0/16 is one")
+    return _sorted(texts)
+
+
+@lru_cache(maxsize=64)
+def _sorted(texts: tuple[str, ...]) -> tuple[IPNetwork, ...]:
+    found = {each.network for each in map(interface_of, texts) if each is not None}
+    return tuple(sorted(found, key=order))
+
+
+def _ipam(top: Section, mode: Mode, interface: bool, asked: Asked) -> IpamOptions | None:
+    if mode is Mode.CHAINED:
+        return None
+    if not interface:
+        if top.get("ipam"):
+            raise top.bad("ipam", "cannot be combined with disableContainerInterface true")
+        return None
+    return ipam_options(top, asked)
+
+
+def _previous(top: Section, version: str) -> Result | None:
+    value = top.get("prevResult")
+    return None if value is None else result_json.decode(value, version, "prevResult")
+
+
+def _valid(top: Section) -> frozenset[tuple[str, str]] | None:
+    """GC's list; None if it is missing or null: a runtime that says nothing does not say that nothing is valid."""
+    # The second is what libcni called it at first, and still sends.
+    for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
+        if top.get(key) is not None:
+            sections = (Section(each, where, folded=True) for where, each in top.items(key))
+            return frozenset(_attachment(section) for section in sections)
+    return None
+
+
+def _attachment(section: Section) -> tuple[str, str]:
+    container, ifname = section.text("containerID"), section.text("ifname")
+    if not container:
+        raise section.bad("containerID", "is missing")
+    if not ifname:
+        raise section.bad("ifname", "is missing")
+    return container, ifname
+
+
+def _refuse_what_we_do_not_offer(top: Section) -> None:
+    for key in NOT_OFFERED.keys() & top.values.keys():
+        value = top.get(key)
+        if value and value != "false" and value not in NOT_OFFERED[key]:
+            raise Failure(
+                Code.UNSUPPORTED_FIELD,
+                top.bad(key, "is not supported").msg,
+                f"take {key} out of the configuration; docs/cni.md lists what there is instead",
+            )
