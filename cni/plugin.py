@@ -97,12 +97,12 @@ class Plugin:
                 raise job
             return Reply(0, self._do(job))
         except Failure as failure:
-            return self._refused(request, failure)
+            return refusal(request, failure)
         except NetplaneError as error:
-            return self._refused(request, Failure(Code.INTERNAL, str(error)))
+            return refusal(request, Failure(Code.INTERNAL, str(error)))
         except Exception as error:
             log.exception("a request failed")
-            return self._refused(request, Failure(Code.INTERNAL, f"netplane failed: {error!r}; its log says where"))
+            return refusal(request, Failure(Code.INTERNAL, f"netplane failed: {error!r}; its log says where"))
 
     def _prepare(self, request: Request) -> _Job | Failure:
         try:
@@ -112,12 +112,6 @@ class Plugin:
             return _Job(request, invocation, network_config(request.stdin, invocation, self._sysctls))
         except Failure as failure:
             return failure
-
-    def _refused(self, request: Request, failure: Failure) -> Reply:
-        version = version_of(request.stdin)
-        said = {"command": request.environment.get("CNI_COMMAND", ""), "why": str(failure)}
-        log.warning("refused", extra=said | {"container": request.environment.get("CNI_CONTAINERID", "")[:80]})
-        return Reply(1, json.dumps(failure.value(version)).encode() + b"\n")
 
     def _do(self, job: _Job) -> bytes:
         match job.invocation.command:
@@ -319,6 +313,13 @@ class Plugin:
                         raise Failure(Code.NOT_AVAILABLE, said, f"{usage.taken} of {usage.total} are taken")
         except Failure as failure:
             raise Failure(Code.NOT_AVAILABLE, failure.msg, failure.details) from failure
+
+
+def refusal(request: Request, failure: Failure) -> Reply:
+    """The answer to a request that failed: the specification's error, on standard output."""
+    said = {"command": request.environment.get("CNI_COMMAND", ""), "why": str(failure)}
+    log.warning("refused", extra=said | {"container": request.environment.get("CNI_CONTAINERID", "")[:80]})
+    return Reply(1, json.dumps(failure.value(version_of(request.stdin))).encode() + b"\n")
 
 
 def _namespace(job: _Job) -> int:
