@@ -48,14 +48,14 @@ class Used:
 class Agent(Closing):
     """An agent in a namespace, on a folder of manifests, in a process group of its own. `place` is for its files."""
 
-    def __init__(self, way: Way, namespace: Namespace, folder: Path, place: Path) -> None:
+    def __init__(self, way: Way, namespace: Namespace, folder: Path, place: Path, *more: str) -> None:
         self._ready, tell = os.pipe()
         words = (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", NODE)
         options = ("--backend", way.backend, "--run-dir", str(place / "run"), "--log", "json", "--ready-fd", str(tell))
         try:
             self.process = namespace.run(
                 lambda: subprocess.Popen(
-                    (*words, *options), stderr=subprocess.PIPE, pass_fds=(tell,), start_new_session=True
+                    (*words, *options, *more), stderr=subprocess.PIPE, pass_fds=(tell,), start_new_session=True
                 )
             )
         finally:
@@ -111,6 +111,11 @@ class Agent(Closing):
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         user, system, childrens_user, childrens_system = (int(each) / _TICKS for each in fields[11:15])
         return Used(user + system, childrens_user + childrens_system)
+
+    def processor_seconds(self) -> float:
+        """Of its threads that live, in nanoseconds' steps."""
+        threads = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((each / "schedstat").read_text().split()[0]) for each in threads) / 1e9
 
     def working_programs(self) -> int:
         """How many processes it has started that have not ended: `nft`, `iptables-restore`."""
