@@ -22,11 +22,16 @@ class PodId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ContainerPort:
-    """A named container port: what a Service's `targetPort: http` resolves to."""
+    """A container port with a name, what a Service's `targetPort: http` resolves to, or with a port of the node.
+
+    `host_port` 0: none. `host_address` None: every address of the node.
+    """
 
     name: str
     protocol: Protocol
     port: int
+    host_port: int = 0
+    host_address: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)

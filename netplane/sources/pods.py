@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from netplane.model.address import IPAddress
 from netplane.model.node import ZONE_LABEL, Node
 from netplane.model.pod import ContainerPort, Namespace, Pod, PodId
 from netplane.sources import fields, wire
@@ -14,7 +15,7 @@ _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"  # a copy of 
 
 
 def pod_of(read: wire.Pod, id: PodId, skip: Skip) -> Pod:
-    """The Pod with its addresses and named ports."""
+    """The Pod with its addresses, and the ports of it that others refer to."""
     spec, status = read.spec or wire.PodSpec(), read.status or wire.PodStatus()
     listed = [(f"{at}.ip", entry.ip) for at, entry in each(status.podIPs, "status.podIPs")]
     if status.podIP and not listed:
@@ -35,7 +36,7 @@ def pod_of(read: wire.Pod, id: PodId, skip: Skip) -> Pod:
 
 
 def _ports(spec: wire.PodSpec) -> Iterator[ContainerPort]:
-    """The named ports of containers, and of init containers that stay (sidecars), in the order they are looked up."""
+    """Ports with a name or a hostPort of containers, and of init containers that stay (sidecars), in order of lookup."""
     yield from _container_ports(spec.containers or (), "spec.containers")
     sidecars = [one if one.restartPolicy == "Always" else wire.Container() for one in spec.initContainers or ()]
     yield from _container_ports(sidecars, "spec.initContainers")
@@ -46,8 +47,19 @@ def _container_ports(containers: Iterable[wire.Container], at: str) -> Iterator[
         for here, port in each(container.ports, f"{outer}.ports"):
             value = fields.number(port.containerPort, f"{here}.containerPort")
             kind = fields.protocol(port.protocol, f"{here}.protocol")
-            if port.name:
-                yield ContainerPort(fields.iana_name(port.name, f"{here}.name"), kind, value)
+            name = fields.iana_name(port.name, f"{here}.name") if port.name else ""
+            host = fields.number(port.hostPort, f"{here}.hostPort") if port.hostPort else 0
+            address = _host_address(port.hostIP, f"{here}.hostIP") if host and port.hostIP else None
+            if name or host:
+                yield ContainerPort(name, kind, value, host, address)
+
+
+def _host_address(text: str, field: str) -> IPAddress:
+    """Of the node: any address, loopback and unspecified as well."""
+    address = fields.ip_address_of(text)
+    if address is None:
+        raise Bad(field, f"{fields.shown(text)} is not an IP address; write it like 10.0.1.5 or fd00::5")
+    return address
 
 
 def node_of(read: wire.Node, name: str, skip: Skip) -> Node:

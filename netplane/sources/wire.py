@@ -190,6 +190,8 @@ class ContainerPort(Wire, frozen=True):
     name: str | None = None
     protocol: str | None = None
     containerPort: int | None = None
+    hostPort: int | None = None
+    hostIP: str | None = None
 
 
 class Container(Wire, frozen=True):

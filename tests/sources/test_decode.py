@@ -298,6 +298,25 @@ def test_a_pod_is_read_with_its_named_ports_those_of_sidecars_too():
     assert value_of(bent(POD, ("status.phase", "Succeeded"))).finished
 
 
+def test_ports_of_the_node_are_read_with_their_address_whether_they_have_a_name_or_not():
+    ports = [
+        {"containerPort": 80, "hostPort": 8080},
+        {"name": "dns", "protocol": "UDP", "containerPort": 53, "hostPort": 53, "hostIP": "127.0.0.1"},
+        {"containerPort": 81, "hostPort": 0, "hostIP": "nonsense"},
+    ]
+    assert value_of(bent(POD, ("spec.containers.0.ports", ports))).ports == (
+        ContainerPort("", Protocol.TCP, 80, 8080),
+        ContainerPort("dns", Protocol.UDP, 53, 53, ip_address("127.0.0.1")),
+    )
+
+
+@pytest.mark.parametrize(("field", "value"), [("hostPort", 70000), ("hostIP", "10.0.0.300")])
+def test_a_port_of_the_node_that_cannot_be_is_refused(field, value):
+    port = {"containerPort": 80, "hostPort": 8080, field: value}
+    (problem,) = decoded(bent(POD, ("spec.containers.0.ports", [port]))).problems
+    assert f"ports[0].{field}" in str(problem)
+
+
 def test_a_node_is_read_with_internal_addresses_pod_ranges_and_zone():
     addresses = [{"type": "Hostname", "address": "n1"}, {"type": "InternalIP", "address": "192.0.2.1"}]
     assert value_of(bent(NODE, ("status.addresses", addresses), ("metadata.annotations", {"k": "v"}))) == Node(
