@@ -16,6 +16,11 @@ _HEADER = struct.Struct("=BBBBI")
 def local_addresses() -> frozenset[IPAddress]:
     """Every address of the calling thread's namespace, loopback too."""
     with NetlinkSocket(netlink.ROUTE, "addresses") as kernel:
-        payloads = kernel.dump(Request(_GET_ADDRESS, _HEADER.pack(0, 0, 0, 0, 0)), "list addresses")
+        return addresses_of(kernel)
+
+
+def addresses_of(kernel: NetlinkSocket) -> frozenset[IPAddress]:
+    """Every address of the namespace of a socket of netlink.ROUTE."""
+    payloads = kernel.dump(Request(_GET_ADDRESS, _HEADER.pack(0, 0, 0, 0, 0)), "list addresses")
     found = (attributes(payload, _HEADER.size) for payload in payloads)
     return frozenset(ip_address(each.get(_LOCAL) or each[_ADDRESS]) for each in found)

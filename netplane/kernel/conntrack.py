@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import IntFlag
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
@@ -27,6 +27,8 @@ _TUPLE_ZONE = 3
 _FROM_ADDRESS, _TO_ADDRESS, _PROTOCOL, _FROM_PORT, _TO_PORT = 1 << 0, 1 << 1, 1 << 3, 1 << 4, 1 << 5
 _GENERIC_HEADER = 4  # nfgenmsg
 _AT_ONCE = 1000
+_FEW = 3
+"""Hosts for each of which the kernel is asked, rather than for a list of everything: 40 000 connections take 130 ms."""
 _DOMAIN = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _UNSIGNED, _PORT = struct.Struct("=I"), struct.Struct(">H")
 
@@ -154,6 +156,39 @@ class Conntrack(Closing):
             deleted += len(some) - len(refusals)
         return deleted
 
+    def erase_hosts(self, hosts: Collection[IPAddress]) -> None:
+        """Delete every connection, of any protocol, that one of `hosts` began or answers.
+
+        The kernel walks through its whole table: 10 ms, twice for each of a few hosts, once for many.
+        """
+        for family in Family:
+            own = {each for each in hosts if family_of(each) is family}
+            if own and not (len(own) <= _FEW and all(self._erase_host(each) for each in own)):
+                self.delete(self._of_hosts(family, {each.packed for each in own}))
+
+    def _erase_host(self, host: IPAddress) -> bool:
+        """Like `erase`, what the host began and what it answers."""
+        if host.version == 6 or not self.erases:  # see Pattern.asked
+            return False
+        try:
+            for kind, flags in ((_ORIGINAL, (_FROM_ADDRESS, 0)), (_REPLY, (0, _FROM_ADDRESS))):
+                name = nested(kind, nested(1, attribute(1, host.packed)))
+                payload = _header(Family.IPV4) + name + _counting(*flags) + attribute(_ZONE, _PORT.pack(0))
+                self._kernel.ask(Request(_SUBSYSTEM << 8 | _DELETE, payload), "erase the connections of a host")
+        except Refused as refused:
+            if refused.refusal.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            self.erases = False
+        return self.erases
+
+    def _of_hosts(self, family: Family, own: set[bytes]) -> Iterator[Connection]:
+        request = Request(_SUBSYSTEM << 8 | _GET, _header(family) + attribute(_ZONE, _PORT.pack(0)))
+        for payload in self._kernel.dump(request, "list connections"):
+            if _sources(payload) & own:
+                connection = _decoded(payload)
+                if not connection.zone:
+                    yield connection
+
     def close(self) -> None:
         """Close the socket."""
         self._kernel.close()
@@ -207,10 +242,25 @@ def _filter(pattern: Pattern) -> bytes:
             _header(pattern.family),
             _tuple_attribute(_ORIGINAL, pattern.protocol, (None, pattern.destination), (None, pattern.port)),
             _tuple_attribute(_REPLY, pattern.protocol, (answers, None), (port, None)) if back else b"",
-            nested(_FILTER, attribute(1, _UNSIGNED.pack(flags)), attribute(2, _UNSIGNED.pack(back))),
+            _counting(flags, back),
             attribute(_ZONE, _PORT.pack(0)),
         )
     )
+
+
+def _counting(flags: int, back: int) -> bytes:
+    return nested(_FILTER, attribute(1, _UNSIGNED.pack(flags)), attribute(2, _UNSIGNED.pack(back)))
+
+
+def _sources(payload: bytes) -> set[bytes]:
+    """Who began and who answers: the source addresses of both directions."""
+    at = _CLIENT[payload[0]]
+    size = at.address.stop - at.address.start
+    answers = slice(at.answered.start - 4 - size, at.answered.start - 4)
+    if payload[12:16] == _HEADS[payload[0]][0] and payload[answers.start - 4 : answers.start] == payload[12:16]:
+        return {payload[at.address], payload[answers]}
+    connection = _decoded(payload)
+    return {connection.original.source.packed, connection.reply.source.packed}
 
 
 class _Client(NamedTuple):
