@@ -128,7 +128,7 @@ class NetworkConfig:
     ports: tuple[PortMapping, ...] = ()
     bandwidth: Bandwidth | None = None
     sysctls: tuple[tuple[str, str], ...] = ()
-    """Inside the container, `net/...` with slashes; IFNAME is replaced. On the allow-list."""
+    """Inside the container, `net/...` with slashes, for its interface where they name one. On the allow-list."""
     dns: Dns | None = None
     previous: Result | None = None
     valid_attachments: frozenset[tuple[str, str]] | None = None

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cni import spool
@@ -111,7 +112,7 @@ class Keeper(Closing):
             if whole:
                 self._next_whole = now + WHOLE_SECONDS
             self._try("spool", self.do_spooled)
-            self._try("look", lambda whole=whole: self.look(whole=whole))
+            self._try("look", partial(self.look, whole=whole))
             if whole:
                 self._try("begun", self._bury_the_past)
 

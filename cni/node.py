@@ -50,7 +50,7 @@ class NodeAttachments(Closing):
         try:
             self.wiring, self.rules, self.flows = Wiring(), Rules(), Flows()
             self.ipam = Ipam()
-            self._reaping = Wiring()
+            self._reaping, self._reaping_flows = Wiring(), Flows()
         except BaseException:
             self.store.close()
             raise
@@ -63,6 +63,8 @@ class NodeAttachments(Closing):
                 self._doomed[record.attachment.id] = record.attachment
             if gives_addresses(record.attachment):
                 self.ipam.occupy(record.attachment.id.network, addresses_of(record.attachment))
+        for (network, index), address in self.store.last.items():
+            self.ipam.continue_after(network, index, address)
 
     def attach(self, id_: AttachmentId, netns: NetnsId, netns_fd: int, make: Callable[[], Attachment]) -> Attachment:
         """Attach what `make` decides, which is asked with the lock held and takes addresses from `ipam`.
@@ -123,7 +125,7 @@ class NodeAttachments(Closing):
     def close(self) -> None:
         """Delete what is doomed, then let go. Links, rules and addresses stay."""
         self._reaper.close()
-        for each in (self._reaping, self.flows, self.rules, self.wiring, self.store):
+        for each in (self._reaping, self._reaping_flows, self.flows, self.rules, self.wiring, self.store):
             each.close()
 
     @property
@@ -189,7 +191,10 @@ class NodeAttachments(Closing):
     def _deleted(self, links: frozenset[str]) -> None:
         """Links are gone, says the reaper: so are their attachments."""
         with self.lock:
-            for attachment in [each for each in self._doomed.values() if each.link in links]:
+            gone = [each for each in self._doomed.values() if each.link in links]
+        self._reaping_flows.forget([address for each in gone for address in addresses_of(each)])
+        with self.lock:
+            for attachment in gone:
                 self._forget(attachment)
             self._gone.notify_all()
 

@@ -88,7 +88,7 @@ def plan(config: NetworkConfig, invocation: Invocation, given: Given, place: Pla
         snat=config.snat,
         ports=config.ports,
         bandwidth=config.bandwidth,
-        sysctls=tuple((name.replace("IFNAME", invocation.ifname), value) for name, value in config.sysctls),
+        sysctls=config.sysctls,
         dns=config.dns or given.dns,
         delegate=config.ipam.type if own and config.ipam and config.ipam.delegated else "",
         cni_path=invocation.path,
