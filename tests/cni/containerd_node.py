@@ -4,7 +4,8 @@ A mount namespace and a process namespace hold everything: /etc, /opt and /var/l
 in memory, so that /run/containerd, /var/lib/cni and the runtime's network namespaces are this node's alone. The first
 process ignores its children, which ends the shims that containerd leaves behind; when it is killed the kernel ends all
 others, and with them go the mounts. It dies with the thread that serves `namespace`, and so with a test that was
-killed. Only cgroups are the machine's: below one of a name of their own, removed at the end.
+killed. Only cgroups are the machine's: below one of a name of their own, removed at the end, or by the next node if
+that did not come to pass.
 
 Plugins and configuration are two folders of the host, bound to /opt/cni/bin and /etc/cni/net.d.
 """
@@ -88,7 +89,7 @@ class ContainerdNode(Closing):
         self.namespace = namespace
         self.name = f"netplane-{os.getpid()}-{secrets.token_hex(4)}"
         """What belongs to this node: its cgroups, and its images in containerd's own words."""
-        self._folder = folder
+        _remove_cgroups_of_the_dead()
         self._log = folder / "containerd.log"
         self._containerd: subprocess.Popen[bytes] | None = None
         (folder / "upper").mkdir(parents=True)
@@ -213,6 +214,13 @@ def _remove_cgroups(name: str) -> list[Path]:
                 _try_rmdir(inner)
         _try_rmdir(folder)
     return [each for each in folders if each.exists()]
+
+
+def _remove_cgroups_of_the_dead() -> None:
+    names = {each.name for mount in _cgroup_mounts() for each in mount.glob("netplane-*-*")}
+    for name in names:
+        if not Path("/proc", name.split("-")[1]).exists():
+            _remove_cgroups(name)
 
 
 def _try_rmdir(folder: Path) -> None:

@@ -15,9 +15,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+from bench.cni_netplane import Installed
 from containerd_image import PORT
 from containerd_node import ContainerdNode
 
+from cni import store
 from netplane.closing import Closing
 from netplane.kernel.netns import Namespace
 
@@ -73,6 +75,22 @@ class Reference(Closing):
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+class Netplane(Installed):
+    """netplane's agent and launcher, in one of its modes."""
+
+    versions = (4, 6)
+
+    def __init__(self, mode: str, namespace: Namespace, folder: Path) -> None:
+        ranges = [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd88::/112"}]]
+        capabilities = {"portMappings": True, "bandwidth": True}
+        ipam = {"type": "netplane", "ranges": ranges}
+        plugin = {"type": "netplane", "mode": mode, "ipam": ipam, "capabilities": capabilities}
+        super().__init__(namespace, folder, plugin)
+
+    def remembered(self, node: ContainerdNode) -> list[str]:
+        return [str(each.attachment.id) for each in store.read(self.state / "cni")]
 
 
 class Site(Closing):

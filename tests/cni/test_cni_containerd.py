@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from containerd_node import missing, until
-from containerd_site import Reference, Site
+from containerd_site import Netplane, Reference, Site
 
 pytestmark = [
     pytest.mark.kernel,
@@ -19,9 +20,12 @@ pytestmark = [
 ]
 
 without_reference = pytest.mark.skipif(bool(Reference.missing()), reason=Reference.missing())
-KINDS = [pytest.param(Reference, id="reference", marks=without_reference)]
+MODES = [pytest.param(partial(Netplane, mode), id=mode) for mode in ("bridge", "routed")]
+KINDS = [*MODES, pytest.param(Reference, id="reference", marks=without_reference)]
+only_netplane = pytest.mark.parametrize("site", MODES, indirect=True)
 SANDBOXES = 8
 FIRST_PORT = 8080
+PORTS_OF_TWO = (("goes", FIRST_PORT), ("stays", FIRST_PORT + 1))
 LIMITS = {"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"}
 
 
@@ -91,5 +95,47 @@ def test_sandboxes_survive_containerd_and_are_removed_by_the_next(site, number):
     site.node.start()
     assert site.ask_from_outside(FIRST_PORT) == "survivor"
     assert site.node.cri.sandboxes() == [sandbox]
+    take_away(site, sandbox)
+    until_as_before(site, before)
+
+
+# --- the agent, in the middle of it ---
+
+
+@only_netplane
+def test_containers_do_not_notice_that_the_agent_was_killed(site):
+    before = site.state()
+    sandbox = site.node.cri.run(site.node.spec("survivor", ports=[("TCP", FIRST_PORT, 80, "")]))
+    site.plugins.agent.kill(programs=True)
+    assert site.ask_from_outside(FIRST_PORT) == "survivor"
+    site.plugins.start_again()
+    assert [site.ask_from_outside(FIRST_PORT, version) for version in (4, 6)] == ["survivor", "survivor"]
+    take_away(site, sandbox)
+    until_as_before(site, before)
+
+
+@only_netplane
+def test_containers_go_while_there_is_no_agent_and_the_next_one_cleans_up(site):
+    before = site.state()
+    sandboxes = [site.node.cri.run(site.node.spec(name, ports=[("TCP", port, 80, "")])) for name, port in PORTS_OF_TWO]
+    site.plugins.agent.kill(programs=True)
+    take_away(site, sandboxes[0])
+    assert site.node.cri.sandboxes() == sandboxes[1:]
+    site.plugins.start_again()
+    assert site.ask_from_outside(FIRST_PORT + 1) == "stays"
+    take_away(site, sandboxes[1])
+    until_as_before(site, before)
+
+
+@only_netplane
+def test_a_sandbox_waits_for_the_agent(site):
+    """The runtime hears "try again later", and nothing of the attempt stays."""
+    before = site.state()
+    site.plugins.agent.kill(programs=True)
+    with pytest.raises(Exception, match="netplane"):
+        site.node.cri.run(site.node.spec("early"))
+    site.plugins.start_again()
+    sandbox = site.node.cri.run(site.node.spec("later"))
+    assert [site.ask_from_node(address) for address in site.node.cri.addresses(sandbox)] == ["later", "later"]
     take_away(site, sandbox)
     until_as_before(site, before)
