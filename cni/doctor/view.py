@@ -50,7 +50,7 @@ class Place:
     @property
     def spool(self) -> Path:
         """Where the launcher keeps deletions while no agent answers."""
-        return self.state_dir / "spool"
+        return self.journal / "spool"
 
     @property
     def journal(self) -> Path:

@@ -18,6 +18,7 @@ from netplane.errors import NetplaneError, one_line
 _NOUNS = {
     "agent": "The root daemon of a node.",
     "backend": "What a backend needs, renders and applies.",
+    "cni": "The CNI plugin: what it did, by hand, and what would make Pods fail.",
     "cluster": "The manifests: check, show, compare.",
     "host": "What this machine can do.",
     "lab": "Namespaces posing as a cluster, and real packets.",
