@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cni import decode_capabilities, result_json, versions
 from cni.attachment import LINK_PREFIXES
@@ -107,28 +108,26 @@ def _whole(
     invocation: Invocation,
     allowed_sysctls: Sequence[re.Pattern[str]],
 ) -> NetworkConfig:
-    _refuse_what_we_do_not_offer(top)
+    options = _options(_Told({key: value for key, value in top.values.items() if key not in _OF_A_REQUEST}))
     asked = Asked.of(top, invocation)
-    bridge, default_route = _bridge(top)
-    interface = not top.flag("disableContainerInterface", False)
     return NetworkConfig(
         start.version,
         start.name,
         start.type,
         mode,
-        bridge,
-        _mtu(top),
-        default_route,
-        top.flag("ipMasq", True),
-        _networks(top, "clusterRanges"),
-        top.flag("snat", True),
-        top.flag("enabledad", False),
-        interface,
-        top.flag("synchronousDelete", False),
+        options.bridge,
+        options.mtu,
+        options.default_route,
+        options.masquerade,
+        options.masquerade_not_to,
+        options.snat,
+        options.duplicate_address_detection,
+        options.interface,
+        options.synchronous_delete,
         decode_capabilities.mac(asked),
-        _ipam(top, mode, interface, asked),
+        None if mode is Mode.CHAINED else _ipam(top, options.ipam, asked),
         decode_capabilities.ports(asked.runtime),
-        decode_capabilities.bandwidth(top, asked.runtime),
+        decode_capabilities.bandwidth(asked.runtime.section("bandwidth")) or options.bandwidth,
         sysctls(top, invocation, allowed_sysctls) if top.get("sysctl") else (),
         decode_capabilities.dns(top, asked.runtime),
         previous,
@@ -136,16 +135,78 @@ def _whole(
     )
 
 
+_OF_A_REQUEST = frozenset({"runtimeConfig", "prevResult", "args", "sysctl"})
+"""Keys that differ from request to request, and `sysctl`, which is read with the interface's name."""
+
+
+class _Told:
+    """The rest of a configuration, equal to another that says the same in the same order."""
+
+    __slots__ = ("text", "values")
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values, self.text = values, repr(values)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Told) and self.text == other.text
+
+
+# All Pods of a node have the same: this is two thirds of the time it would take to decode each request whole.
+@lru_cache(maxsize=32)
+def _options(told: _Told) -> NetworkConfig:
+    """What the network list alone says."""
+    top = Section(told.values, "")
+    _refuse_what_we_do_not_offer(top)
+    bridge, default_route = _bridge(top)
+    interface = not top.flag("disableContainerInterface", False)
+    return NetworkConfig(
+        "",
+        "",
+        "",
+        bridge=bridge,
+        mtu=_mtu(top),
+        default_route=default_route,
+        masquerade=top.flag("ipMasq", True),
+        masquerade_not_to=_networks(top, "clusterRanges"),
+        snat=top.flag("snat", True),
+        duplicate_address_detection=top.flag("enabledad", False),
+        interface=interface,
+        synchronous_delete=top.flag("synchronousDelete", False),
+        ipam=_ipam_if(top, interface),
+        bandwidth=decode_capabilities.bandwidth(top),
+    )
+
+
+def _ipam_if(top: Section, interface: bool) -> IpamOptions | None:
+    if interface:
+        return ipam_options(top)
+    if top.get("ipam"):
+        raise top.bad("ipam", "cannot be combined with disableContainerInterface true")
+    return None
+
+
+def _ipam(top: Section, ipam: IpamOptions | None, asked: Asked) -> IpamOptions | None:
+    """With what is asked for one container. Of another plugin's addresses that plugin is asked."""
+    if ipam is None or ipam.delegated:
+        return ipam
+    if asked.runtime.get("ipRanges"):
+        ipam = ipam_options(top, asked.runtime)
+    wanted = decode_capabilities.requested(asked)
+    return replace(ipam, requested=wanted) if wanted else ipam
+
+
 def _to_take_away(top: Section, start: NetworkConfig, invocation: Invocation) -> NetworkConfig:
     loopback = start.type == LOOPBACK_TYPE
-    nothing = Asked(Section(None, "runtimeConfig"), Section(None, "args.cni"), {})
     return NetworkConfig(
         start.version,
         start.name,
         start.type,
         Mode.LOOPBACK if loopback else _or(Mode.BRIDGE, lambda: _mode(top)),
         synchronous_delete=_or(False, lambda: top.flag("synchronousDelete", False)),
-        ipam=None if loopback else _or(IpamOptions(), lambda: ipam_options(top, nothing)),
+        ipam=None if loopback else _or(IpamOptions(), lambda: ipam_options(top)),
         previous=_or(None, lambda: _previous(top, start.version)),
         valid_attachments=_valid(top) if invocation.command is Command.GC else None,
         raw=top.values,
@@ -228,27 +289,13 @@ def _mtu(top: Section) -> int:
 
 
 def _networks(top: Section, key: str) -> tuple[IPNetwork, ...]:
-    texts = top.texts(key)
-    for text in texts:
-        if interface_of(text) is None:
+    found: dict[IPNetwork, None] = {}
+    for text in top.texts(key):
+        interface = interface_of(text)
+        if interface is None:
             raise Failure(top.code, f"{key}: {text!r} is not a network: 10.88.0.0/16 is one")
-    return _sorted(texts)
-
-
-@lru_cache(maxsize=64)
-def _sorted(texts: tuple[str, ...]) -> tuple[IPNetwork, ...]:
-    found = {each.network for each in map(interface_of, texts) if each is not None}
+        found[interface.network] = None
     return tuple(sorted(found, key=order))
-
-
-def _ipam(top: Section, mode: Mode, interface: bool, asked: Asked) -> IpamOptions | None:
-    if mode is Mode.CHAINED:
-        return None
-    if not interface:
-        if top.get("ipam"):
-            raise top.bad("ipam", "cannot be combined with disableContainerInterface true")
-        return None
-    return ipam_options(top, asked)
 
 
 def _previous(top: Section, version: str) -> Result | None:

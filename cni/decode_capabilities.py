@@ -60,9 +60,11 @@ def ports(runtime: Section) -> tuple[PortMapping, ...]:
     return tuple(found.values())
 
 
-def bandwidth(top: Section, runtime: Section) -> Bandwidth | None:
-    """`bandwidth` of the runtime, else the reference plugin's keys in the configuration itself; None: no limit."""
-    section = runtime.section("bandwidth") if runtime.get("bandwidth") is not None else top
+def bandwidth(section: Section) -> Bandwidth | None:
+    """The limits a section names (the runtime's `bandwidth`, or the configuration itself, as in the reference plugin).
+
+    None: no limit. Raises Failure naming the key.
+    """
     limits = Bandwidth(*_limit(section, "ingress"), *_limit(section, "egress"))
     return limits if limits != Bandwidth() else None
 

@@ -11,7 +11,6 @@ import posixpath
 
 from cni import ranges
 from cni.config import OWN_IPAM, IpamOptions, Range, RangeSet
-from cni.decode_capabilities import Asked, requested
 from cni.decode_fields import Section
 from cni.failure import Failure
 from cni.result import Dns, Route
@@ -22,7 +21,7 @@ _BEFORE_SETS = ("0.1.0", "0.2.0")
 """Versions whose result has one address of each family."""
 
 
-def ipam_options(top: Section, asked: Asked) -> IpamOptions:
+def ipam_options(top: Section, runtime: Section | None = None) -> IpamOptions:
     """`ipam`, decoded. Of another plugin's only `type`: the rest is its business. Raises Failure naming the key."""
     ipam = top.section("ipam")
     type_ = ipam.text("type") or OWN_IPAM
@@ -30,7 +29,7 @@ def ipam_options(top: Section, asked: Asked) -> IpamOptions:
         if "/" in type_ or "\0" in type_ or type_ in (".", ".."):
             raise ipam.bad("type", "is not the name of a plugin")
         return IpamOptions(type_)
-    sets = _sets(ipam, asked.runtime)
+    sets = _sets(ipam, runtime)
     if top.text("cniVersion") in ("", *_BEFORE_SETS) and _too_many(sets):
         said = "does not support more than 1 range per address family"
         raise Failure(ipam.code, f"ipam.ranges: CNI version {top.text('cniVersion') or '0.1.0'} {said}")
@@ -40,7 +39,6 @@ def ipam_options(top: Section, asked: Asked) -> IpamOptions:
         routes=tuple(map(route, ipam.sections("routes"))),
         import_from=_folder(ipam, "importFrom"),
         quarantine=_seconds(ipam, "quarantine", _QUARANTINE),
-        requested=requested(asked),
         resolv_conf=_folder(ipam, "resolvConf"),
     )
 
@@ -86,8 +84,8 @@ def resolv_conf(text: str) -> Dns:
     return Dns(tuple(nameservers), domain, search, tuple(options))
 
 
-def _sets(ipam: Section, runtime: Section) -> tuple[RangeSet, ...]:
-    asked = tuple(_set(runtime, where, each) for where, each in runtime.items("ipRanges"))
+def _sets(ipam: Section, runtime: Section | None) -> tuple[RangeSet, ...]:
+    asked = tuple(_set(runtime, where, each) for where, each in runtime.items("ipRanges")) if runtime else ()
     old = (_range(ipam),) if ipam.get("subnet") is not None else ()
     new = tuple(_set(ipam, where, each) for where, each in ipam.items("ranges"))
     try:
