@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _ID = click.option("--id", "id_", default="", help="Which lab, if there are several.")
+_CNI = click.option("--cni", is_flag=True, help="Let the CNI plugin attach the Pods; with --agent, launcher and agent.")
+_ATTACH = click.option(
+    "--attach",
+    type=click.Choice(["bridge", "routed"]),
+    default="bridge",
+    show_default=True,
+    help="How Pods are attached, where a case does not say.",
+)
 _AGENT = click.option("--agent", is_flag=True, help="Let the real agent apply the program, one process per node.")
 
 
@@ -37,6 +45,8 @@ def group() -> None:
     "--backend", "backends", multiple=True, type=click.Choice(sorted(BACKENDS)), help="Only this one; may be repeated."
 )
 @_AGENT
+@_CNI
+@_ATTACH
 @click.option("--packet", "packets", multiple=True, type=int, help="Only this line of packets.txt; may be repeated.")
 @click.option("--pcap", type=click.Path(file_okay=False, path_type=Path), help="Write what was sent to this folder.")
 @click.option("--keep", is_flag=True, help="Leave a lab of the last case up, for `netplane lab shell`.")
@@ -45,6 +55,8 @@ def run(
     cases: tuple[Path, ...],
     backends: tuple[str, ...],
     agent: bool,
+    cni: bool,
+    attach: str,
     packets: tuple[int, ...],
     pcap: Path | None,
     keep: bool,
@@ -56,11 +68,17 @@ def run(
     """
     from netplane.lab.cases import find_cases
     from netplane.lab.run import RunOptions, run_cases
+    from netplane.lab.topology import Attach
 
     _require_root()
     folders = find_cases([*cases])
     options = RunOptions(
-        agent=agent, only=frozenset(packets), pcap=pcap, tell=_tell if len(folders) == 1 else _tell_tty
+        agent=agent,
+        plugin=cni,
+        attach=Attach(attach),
+        only=frozenset(packets),
+        pcap=pcap,
+        tell=_tell if len(folders) == 1 else _tell_tty,
     )
     results = []
     for result in run_cases(folders, backends or sorted(BACKENDS), options):
@@ -72,7 +90,7 @@ def run(
     else:
         print_matrix(results)
     if keep:
-        _leave_up(folders[-1], results[-1].backend, agent=agent)
+        _leave_up(folders[-1], results[-1].backend, _options(agent, cni, attach))
     if not all(result.agrees for result in results):
         raise click.exceptions.Exit(1)
 
@@ -112,13 +130,15 @@ def switch(case: Path, backends: tuple[str, ...], output: str) -> None:
 @click.argument("folder", type=_FOLDER)
 @backend_option
 @_AGENT
-def up(folder: Path, backend: str, agent: bool) -> None:
+@_CNI
+@_ATTACH
+def up(folder: Path, backend: str, agent: bool, cni: bool, attach: str) -> None:
     """Bring up the cluster of FOLDER (manifests, or a case) as namespaces, with BACKEND on every node.
 
     With --agent, edit the manifests and watch the nodes follow.
     """
     _require_root()
-    _leave_up(folder, backend, agent=agent)
+    _leave_up(folder, backend, _options(agent, cni, attach))
 
 
 @group.command("list", short_help="Labs that are up.")
@@ -161,10 +181,16 @@ def down(id_: str) -> None:
     click.echo(f"lab {lab.id} is down")
 
 
-def _leave_up(folder: Path, backend: str, *, agent: bool) -> None:
+def _options(agent: bool, cni: bool, attach: str) -> list[str]:
+    """What the process that holds a lab is told."""
+    told = {"--agent": agent, "--cni": cni, "--routed": attach == "routed"}
+    return [option for option, wanted in told.items() if wanted]
+
+
+def _leave_up(folder: Path, backend: str, options: list[str]) -> None:
     from netplane.lab.hold import up as bring_up
 
-    click.echo(_how_to_use(bring_up(folder, backend, agent=agent)))
+    click.echo(_how_to_use(bring_up(folder, backend, options=options)))
 
 
 def _how_to_use(lab: Held) -> str:

@@ -1,10 +1,11 @@
-"""`settings.yaml` of a case: the agent's options, the node that `plan.txt` is about, how pods are attached.
+"""`settings.yaml` of a case: the agent's options, the node that `plan.txt` is about, how and by whom pods are attached.
 
 node: n2
 attach: routed
 local: interface-prefix=np
 node-ports: [192.0.2.0/24, "2001:db8::/64"]
 masquerade-all: true
+cni: {ipMasq: false}
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from netplane.errors import InputError, one_line
+from netplane.lab.attached import PluginOptions
 from netplane.lab.topology import Attach
 from netplane.plan.settings import Settings
 from netplane.sources.documents import BadText, documents_of
@@ -29,20 +31,29 @@ _SWITCHES = {
 
 @dataclass(frozen=True, slots=True)
 class CaseSettings:
-    """How a case is run. `options` are the words that tell the agent the same as `plan`."""
+    """How a case is run. `options` are the words that tell the agent the same as `plan`.
+
+    With `plugin` the case is about the CNI plugin: its packets need pods that are attached by it.
+    """
 
     plan: Settings = field(default_factory=Settings)
     node: str = FIRST_NODE
     attach: Attach = Attach.BRIDGE
     options: tuple[str, ...] = ()
+    plugin: PluginOptions | None = None
+    attach_is_said: bool = False
+    """Whether the case itself says how its pods are attached."""
 
 
-def read_settings(path: Path) -> CaseSettings:
-    """The settings in `path`, the usual ones if there is no such file. Raises InputError that names the file."""
+def read_settings(path: Path, attach: Attach = Attach.BRIDGE) -> CaseSettings:
+    """The settings in `path`, the usual ones if there is no such file. Raises InputError that names the file.
+
+    `attach` is how pods are attached where the file does not say.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return CaseSettings()
+        return CaseSettings(attach=attach)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {one_line(str(error))}") from None
     found = next((document.value for document in documents_of(path.name, content)), None)
@@ -51,17 +62,25 @@ def read_settings(path: Path) -> CaseSettings:
     if not isinstance(found, Mapping):
         raise InputError(f"{path}: write options as `key: value` lines")
     try:
-        return _settings({str(key): value for key, value in found.items()})
+        return _settings({str(key): value for key, value in found.items()}, attach)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _settings(found: dict[str, object]) -> CaseSettings:
+def _settings(found: dict[str, object], attach: Attach) -> CaseSettings:
     node = str(found.pop("node", FIRST_NODE))
-    word = str(found.pop("attach", Attach.BRIDGE.value))
+    plugin = _plugin(found.pop("cni")) if "cni" in found else None
+    said = "attach" in found
+    word = str(found.pop("attach", attach.value))
     if word not in {each.value for each in Attach}:
         raise InputError(f"attach: {word!r} is not one of {', '.join(each.value for each in Attach)}")
-    return CaseSettings(settings_of(found), node, Attach(word), tuple(_words(found)))
+    return CaseSettings(settings_of(found), node, Attach(word), tuple(_words(found)), plugin, said)
+
+
+def _plugin(value: object) -> PluginOptions:
+    if not isinstance(value, Mapping):
+        raise InputError("cni: write options of the plugin as `key: value`, or {} for the usual ones")
+    return PluginOptions({str(key): each for key, each in value.items()})
 
 
 def _words(found: Mapping[str, object]) -> Iterator[str]:

@@ -3,7 +3,7 @@
     tests/cases/<situation>/
         cluster.yaml     manifests; any number of files
         packets.txt      one probe per line: FROM PROTOCOL DESTINATION -> OUTCOME
-        settings.yaml    optional: the options of the agent, `node` and `attach`
+        settings.yaml    optional: the options of the agent, `node`, `attach` and `cni`
 
 Reading a case touches nothing but its files.
 """
@@ -17,10 +17,12 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from netplane.errors import InputError, Problem
+from netplane.lab.attached import PluginOptions, attached, cluster_networks
 from netplane.lab.case_settings import SETTINGS_FILE, CaseSettings, read_settings
 from netplane.lab.outcome import WORDS, Arrival, Named, Reaches
+from netplane.lab.pod_network import PodNetwork
 from netplane.lab.probe import FromNode, FromOutside, FromPod, Oracles, Probe, Sender, usual_source
-from netplane.lab.topology import Topology, topology
+from netplane.lab.topology import Attach, Topology, topology
 from netplane.model.address import IPAddress, Protocol, family_of
 from netplane.model.pod import PodId
 from netplane.model.snapshot import Snapshot
@@ -68,23 +70,41 @@ class Case:
         """The plan of every node. Raises InputError if one cannot be made with these settings."""
         return {node: plan_node(self.snapshot, node, self.settings.plan) for node in self.topology.nodes}
 
+    @property
+    def plugin(self) -> PluginOptions:
+        """What the plugin's configuration says besides the usual, if it attaches the pods."""
+        return self.settings.plugin or PluginOptions()
+
     def oracles(self) -> Oracles:
-        """The oracles of all nodes."""
-        return Oracles(self.plans(), self.topology)
+        """The oracles of all nodes: for what the lines say. Where the case is about it, the plugin has a say in it."""
+        return Oracles(self.plans(), self.topology, self._pod_network() if self.settings.plugin else None)
+
+    def whole_oracles(self) -> Oracles:
+        """The oracles of all nodes: for what is seen. The plugin has a say in it if it attaches the pods."""
+        return Oracles(self.plans(), self.topology, self._pod_network() if self.topology.plugin else None)
+
+    def _pod_network(self) -> PodNetwork:
+        plugin = self.plugin
+        networks = cluster_networks(self.topology)
+        return PodNetwork(self.topology, networks, masquerade=plugin.masquerade, snat=plugin.snat)
 
 
-def load_case(folder: Path) -> Case:
-    """Read a case. Raises InputError, with file and line, for anything that cannot be understood."""
+def load_case(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False) -> Case:
+    """Read a case. Raises InputError, with file and line, for anything that cannot be understood.
+
+    `attach` is for cases that do not say how their pods are attached; with `plugin`, or if the case is about it, the
+    CNI plugin does it.
+    """
     packets = folder / PACKETS_FILE
     if not packets.is_file():
         raise InputError(f"{packets}: does not exist; a case needs one")
-    case = load_cluster(folder)
+    case = load_cluster(folder, attach=attach, plugin=plugin)
     return replace(case, lines=tuple(_lines(packets, case.topology)))
 
 
-def load_cluster(folder: Path) -> Case:
+def load_cluster(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False) -> Case:
     """A case without its packets: any folder of manifests will do. Raises InputError."""
-    settings = read_settings(folder / SETTINGS_FILE)
+    settings = read_settings(folder / SETTINGS_FILE, attach)
     loaded = load(folder)
     problems = tuple(each for each in loaded.problems if each.where.partition("#")[0] != SETTINGS_FILE)
     try:
@@ -93,6 +113,8 @@ def load_cluster(folder: Path) -> Case:
         raise InputError(f"{folder}: {error}") from None
     if settings.node not in wiring.nodes:
         raise InputError(f"{folder / SETTINGS_FILE}: node {settings.node!r}: the manifests have no such Node")
+    if plugin or settings.plugin is not None:
+        wiring = attached(wiring)
     return Case(folder, loaded.snapshot, problems, settings, wiring)
 
 

@@ -42,15 +42,16 @@ class Held:
         return start_time(self.pid) == self.started
 
 
-def up(folder: Path, backend: str, *, agent: bool = False, state: Path = STATE_FOLDER) -> Held:
+def up(folder: Path, backend: str, *, options: Sequence[str] = (), state: Path = STATE_FOLDER) -> Held:
     """Bring up the lab of a case, or of any folder of manifests, and leave it up with `backend` on every node.
 
-    With `agent`, the real agent keeps each node as `folder` says. Raises what kept it from coming up.
+    `options` are the holder's: with `--agent`, the real agent keeps each node as `folder` says. Raises what kept it
+    from coming up.
     """
     told, tell = os.pipe()
     words = [sys.executable, "-m", "netplane.lab.holder", str(folder.resolve()), backend, str(state), str(tell)]
     with subprocess.Popen(
-        [*words, *(["--agent"] if agent else [])],
+        [*words, *options],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

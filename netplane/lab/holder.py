@@ -1,4 +1,4 @@
-"""The process that holds a lab: `python -m netplane.lab.holder FOLDER BACKEND STATE FD [--agent]`.
+"""The process that holds a lab: `python -m netplane.lab.holder FOLDER BACKEND STATE FD [--agent] [--cni] [--routed]`.
 
 Started by `hold.up` in a session of its own. Writes the lab's state to FD when everything is up, then waits for
 SIGTERM or SIGINT. All that belongs to the lab ends with it.
@@ -18,6 +18,7 @@ from netplane.errors import NetplaneError
 from netplane.lab.cases import load_cluster
 from netplane.lab.hold import Held, start_time, write
 from netplane.lab.run import by_agent, in_process, standing
+from netplane.lab.topology import Attach
 
 
 def main(words: list[str]) -> int:
@@ -27,7 +28,8 @@ def main(words: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # handlers, not a mask: agents would inherit that
         signal.signal(number, lambda *_: end.set())
     try:
-        case = load_cluster(Path(folder))
+        attach = Attach.ROUTED if "--routed" in rest else Attach.BRIDGE
+        case = load_cluster(Path(folder), attach=attach, plugin="--cni" in rest)
         program = by_agent if "--agent" in rest else in_process
         with standing(case) as lab, program(lab, case, backend):
             paths = {name: str(namespace.path) for name, namespace in lab.namespaces().items()}

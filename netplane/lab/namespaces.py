@@ -33,6 +33,13 @@ _MAC = b"\x02\x6e\x70\0\0\0"  # locally administered; one per bridge, and no two
 _ANY_TABLE, _VIA_TABLE = 100, 200
 _ANY_PRIORITY, _VIA_PRIORITY = 10, 20
 
+_UNLIMITED_ERRORS = {
+    # A refusal must always be heard: no limit on ICMP errors.
+    "net/ipv4/icmp_ratemask": 0,
+    "net/ipv4/icmp_ratelimit": 0,
+    "net/ipv6/icmp/ratelimit": 0,
+    "net/ipv6/icmp/ratemask": 0,  # only type 0, which no error has: the others share a burst of 50 with IPv4
+}
 _EVERYWHERE = {
     "net/ipv6/conf/all/disable_ipv6": 0,
     "net/ipv6/conf/default/disable_ipv6": 0,
@@ -46,11 +53,7 @@ _EVERYWHERE = {
     "net/ipv4/conf/default/accept_redirects": 0,
     "net/ipv4/conf/all/rp_filter": 0,
     "net/ipv4/conf/default/rp_filter": 0,
-    # A refusal must always be heard: no limit on ICMP errors.
-    "net/ipv4/icmp_ratemask": 0,
-    "net/ipv4/icmp_ratelimit": 0,
-    "net/ipv6/icmp/ratelimit": 0,
-    "net/ipv6/icmp/ratemask": 0,  # only type 0, which no error has: the others share a burst of 50 with IPv4
+    **_UNLIMITED_ERRORS,
 }
 _NODE = {
     "net/ipv4/ip_forward": 1,
@@ -76,7 +79,8 @@ _BRIDGED = {
 class Lab(Closing):
     """A topology that is up: every link has carrier and every route is there when the constructor returns.
 
-    `outside`, `nodes` and `pods` are its namespaces. Raises RequirementError without root.
+    `outside`, `nodes` and `pods` are its namespaces. Raises RequirementError without root. Pods that the plugin is to
+    attach have nothing but `lo`: `attaching.py` asks for more.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -102,12 +106,12 @@ class Lab(Closing):
         for node in self.nodes.values():
             node.run(lambda: sysctls.write({**_EVERYWHERE, **_NODE, **bridged}))
         for pod in self.pods.values():
-            pod.run(lambda: sysctls.write(_EVERYWHERE))
+            pod.run(lambda: sysctls.write(_UNLIMITED_ERRORS if self.topology.plugin else _EVERYWHERE))
         _carry_out(self.outside, list(self._underlay()))
         for name, host in self.topology.nodes.items():
             _carry_out(self.nodes[name], list(self._node(host)))
         for id_, pod_host in self.topology.pods.items():
-            _carry_out(self.pods[id_], list(_pod(pod_host)))
+            _carry_out(self.pods[id_], [links.up(links.LOOPBACK)] if self.topology.plugin else list(_pod(pod_host)))
         self._wait_for_carrier()
 
     def _underlay(self) -> Iterator[Order]:
@@ -149,6 +153,8 @@ class Lab(Closing):
         for outside in OUTSIDE_ADDRESSES:
             yield links.route(_EVERYTHING[family_of(outside)], _UPLINK, outside)
         yield from self._ways(node.name, _UPLINK)
+        if self.topology.plugin:
+            return
         if self.topology.attach is Attach.BRIDGE:
             yield from self._bridge(node)
         for index, pod in enumerate(self.topology.pods_of(node.name), _FIRST_PORT):
@@ -175,6 +181,10 @@ class Lab(Closing):
     def _wait_for_carrier(self) -> None:
         outside = [f"to-{index}" for index in range(len(self.nodes))]
         _wait(self.outside, [UNDERLAY, *outside])
+        if self.topology.plugin:
+            for namespace in self.nodes.values():
+                _wait(namespace, ["eth0"])
+            return
         for name, namespace in self.nodes.items():
             pods = [pod.link for pod in self.topology.pods_of(name)]
             shared = [BRIDGE] if pods and self.topology.attach is Attach.BRIDGE else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol as Interface
 
 from netplane.errors import InputError
 from netplane.lab.namespaces import BRIDGE
@@ -98,11 +99,24 @@ def usual_source(sender: Sender, family: Family, topology: Topology) -> IPAddres
             return first(family, node.clients)
 
 
+class PodRules(Interface):
+    """What the plugin that attaches pods does to packets, besides the Services."""
+
+    def host_port(self, node: NodeHost, probe: Probe) -> Decision | None:
+        """Where a packet to an address of `node` goes that the Services leave alone; None: no host port."""
+        ...
+
+    def leaving(self, node: NodeHost, probe: Probe, decision: Decision) -> Decision:
+        """The decision of the sender's node, with what happens to the packet on its way out of it."""
+        ...
+
+
 class Oracles:
     """The oracle of every node of a lab."""
 
-    def __init__(self, plans: Mapping[str, Plan], topology: Topology) -> None:
+    def __init__(self, plans: Mapping[str, Plan], topology: Topology, pods: PodRules | None = None) -> None:
         self._topology = topology
+        self._pods = pods
         self._local = {name: plan.settings.local for name, plan in plans.items()}
         self._oracles = {name: Oracle(plan, topology.nodes[name].local()) for name, plan in plans.items()}
 
@@ -112,13 +126,17 @@ class Oracles:
         A packet that the first node leaves alone and that is addressed to another node is decided there.
         """
         node = deciding_node(probe.sender, self._topology)
-        origin = _origin(probe, self._topology, self._local[node.name])
-        decision = self._oracles[node.name].decide(packet_at(probe, origin))
+        decision = self._at(node, probe, _origin(probe, self._topology, self._local[node.name]))
         there = self._topology.node_at(probe.destination)
-        if not isinstance(decision.outcome, Untouched) or there is None or node.owns(probe.destination):
-            return decision
-        origin = _arriving(UPLINK, probe.source, self._local[there.name])
-        return self._oracles[there.name].decide(packet_at(probe, origin))
+        if isinstance(decision.outcome, Untouched) and there is not None and not node.owns(probe.destination):
+            decision = self._at(there, probe, _arriving(UPLINK, probe.source, self._local[there.name]))
+        return self._pods.leaving(node, probe, decision) if self._pods else decision
+
+    def _at(self, node: NodeHost, probe: Probe, origin: Origin) -> Decision:
+        decision = self._oracles[node.name].decide(packet_at(probe, origin))
+        if self._pods and isinstance(decision.outcome, Untouched) and node.owns(probe.destination):
+            return self._pods.host_port(node, probe) or decision
+        return decision
 
 
 def packet_at(probe: Probe, origin: Origin) -> Packet:

@@ -2,6 +2,7 @@
 
 A result is a value; who prints it decides how. Two ways to get the program into the kernel: `in_process` compiles
 and applies here, inside each node's namespace; `by_agent` starts the real agent there and waits until it is ready.
+Pods that the CNI plugin attaches come after that, by the same way: the plugin in this process, or launcher and agent.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from netplane.lab.observe import Question, observe
 from netplane.lab.outcome import named, say
 from netplane.lab.servers import Servers, open_doors
 from netplane.lab.strangers import move_in
+from netplane.lab.topology import Attach
 from netplane.lab.trace import rules_for
 from netplane.plan.oracle import Decision
 
@@ -74,10 +76,13 @@ class CaseResult:
 class RunOptions:
     """How to run cases. `only` are line numbers of `packets.txt` (empty: all); `pcap` a folder for what was sent.
 
-    `tell` is called with a few words before each step that takes a while.
+    With `plugin` the CNI plugin attaches the pods, as it does anyway where a case is about it; `attach` says how pods
+    are attached where the case does not. `tell` is called with a few words before each step that takes a while.
     """
 
     agent: bool = False
+    plugin: bool = False
+    attach: Attach = Attach.BRIDGE
     only: frozenset[int] = field(default=frozenset())
     pcap: Path | None = None
     tell: Callable[[str], None] = field(default=lambda _: None)
@@ -89,7 +94,7 @@ def run_cases(folders: Iterable[Path], backends: Sequence[str], options: RunOpti
         for backend in backends:
             started = time.monotonic()
             try:
-                case = load_case(folder)
+                case = load_case(folder, attach=options.attach, plugin=options.plugin)
                 packets = run_case(case, backend, options)
                 yield CaseResult(case.name, str(folder), backend, packets, time.monotonic() - started)
             except NetplaneError as error:
@@ -100,7 +105,7 @@ def run_cases(folders: Iterable[Path], backends: Sequence[str], options: RunOpti
 def run_case(case: Case, backend: str, options: RunOptions) -> tuple[PacketResult, ...]:
     """Run one case on one backend in a lab of its own. Raises NetplaneError if that is not possible."""
     lines = [line for line in case.lines if not options.only or line.number in options.only]
-    oracles = case.oracles()
+    oracles = case.whole_oracles()
     decisions = [oracles.decide(line.probe) for line in lines]
     program = by_agent if options.agent else in_process
     options.tell(f"wiring {len(case.topology.nodes)} nodes, {len(case.topology.pods)} pods and an outside client")
@@ -119,8 +124,9 @@ def _ask_all(
     seen = observe(lab, questions)
     compared = [compare(d, o, lab.topology) for d, o in zip(decisions, seen, strict=True)]
     results: list[PacketResult] = []
-    for line, decision, comparison in zip(lines, decisions, compared, strict=True):
-        result = _result(case, backend, line, decision, comparison)
+    promised = case.oracles()
+    for line, comparison in zip(lines, compared, strict=True):
+        result = _result(case, backend, line, promised.decide(line.probe), comparison)
         traced = sum(bool(each.rules) for each in results) < _WORST_TRACED
         results.append(_with_rules(lab, line, result) if comparison.differences and traced else result)
     return tuple(results)
@@ -148,7 +154,13 @@ def in_process(lab: Lab, case: Case, backend: str) -> Iterator[None]:
                 host.apply(program, reread=True)  # type: ignore[arg-type]
 
         lab.nodes[name].run(apply)
-    yield
+    if not case.topology.plugin:
+        yield
+        return
+    from netplane.lab.attaching import attached_pods, plugins_here
+
+    with plugins_here(lab) as plugins, attached_pods(lab, case.plugin, plugins):
+        yield
 
 
 @contextmanager
@@ -170,9 +182,15 @@ def _result(case: Case, backend: str, line: Line, decision: Decision, comparison
     differences = comparison.differences
     if oracle != line.expected:
         differences = (f"the oracle says {say(oracle, case.topology)}: {decision.reason}", *differences)
-    again = f"netplane lab run {case.folder} --backend {backend} --packet {line.number}" if differences else ""
+    again = f"netplane lab run {case.folder} --backend {backend} --packet {line.number}{_how(case)}"
     packet = line.text.partition("->")[0].strip()
-    return PacketResult(line.number, packet, expected, seen, differences, again=again)
+    return PacketResult(line.number, packet, expected, seen, differences, again=again if differences else "")
+
+
+def _how(case: Case) -> str:
+    """The options that attach pods in the same way again, where the case does not say so itself."""
+    attach = " --attach routed" if case.topology.attach is Attach.ROUTED and not case.settings.attach_is_said else ""
+    return attach + (" --cni" if case.topology.plugin and case.settings.plugin is None else "")
 
 
 def _with_rules(lab: Lab, line: Line, result: PacketResult) -> PacketResult:

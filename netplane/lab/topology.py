@@ -2,7 +2,7 @@
 
       pod   pod           pod   pod
        |     |             |     |          attach bridge: all on bridge `cni0` of the node
-      [ node n1 ]         [ node n2 ]       attach routed: one link `np0`, `np1`, ... per pod
+      [ node n1 ]         [ node n2 ]       attach routed: one link `np0`, `np1`, ... per pod (`attached.py`: `npr...`)
            |                   |
         `eth0`              `eth0`          link addresses 198.18.0.11, 198.18.0.12, ...
            |                   |
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address, ip_network
 
+from cni.config import PortMapping
 from netplane.errors import InputError
 from netplane.model.address import Family, IPAddress, IPNetwork, Protocol, family_of
 from netplane.model.node import Node
@@ -60,6 +61,8 @@ class PodHost:
     gateways: tuple[IPAddress, ...]
     prefixes: tuple[IPNetwork, ...]
     ports: frozenset[Port] = frozenset()
+    host_ports: tuple[PortMapping, ...] = ()
+    """Ports of its node that lead to it, if the CNI plugin attaches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class NodeHost:
     """Addresses the outside client uses towards this node when a probe names none."""
     ranges: tuple[IPNetwork, ...]
     ports: Mapping[Port, PodId] = field(default_factory=dict)
+    next_hops: tuple[IPAddress, ...] = GATEWAYS
+    """Addresses it has only because pods use them as next hop."""
 
     def source(self, family: Family) -> IPAddress:
         """What a process of this node uses as its address: the InternalIP if there is one of the family."""
@@ -82,7 +87,7 @@ class NodeHost:
 
     def local(self) -> frozenset[IPAddress]:
         """Every address of the node but loopback."""
-        return frozenset((*self.addresses, *self.links, *self.gateways, *GATEWAYS))
+        return frozenset((*self.addresses, *self.links, *self.gateways, *self.next_hops))
 
     def owns(self, address: IPAddress) -> bool:
         """Whether packets to `address` end at this node, loopback included."""
@@ -109,6 +114,8 @@ class Topology:
     nodes: Mapping[str, NodeHost]
     pods: Mapping[PodId, PodHost]
     routes: tuple[Route, ...]
+    plugin: bool = False
+    """Pods are attached by the CNI plugin of their node, not by cables of the lab's own."""
 
     def pods_of(self, node: str) -> Iterator[PodHost]:
         """The pods on `node`, in order of their links."""
@@ -226,6 +233,11 @@ def _pod_host(pod: Pod, number: int, node: NodeHost, attach: Attach, ports: Mapp
         ),
         prefixes=prefixes,
         ports=frozenset().union(*(ports.get(address, ()) for address in pod.addresses)),
+        host_ports=tuple(
+            PortMapping(port.protocol, port.host_port, port.port, port.host_address)
+            for port in pod.ports
+            if port.host_port
+        ),
     )
 
 

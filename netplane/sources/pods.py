@@ -36,7 +36,7 @@ def pod_of(read: wire.Pod, id: PodId, skip: Skip) -> Pod:
 
 
 def _ports(spec: wire.PodSpec) -> Iterator[ContainerPort]:
-    """Ports with a name or a hostPort of containers, and of init containers that stay (sidecars), in order of lookup."""
+    """Ports with a name or hostPort, of containers and of init containers that stay (sidecars), in order of lookup."""
     yield from _container_ports(spec.containers or (), "spec.containers")
     sidecars = [one if one.restartPolicy == "Always" else wire.Container() for one in spec.initContainers or ()]
     yield from _container_ports(sidecars, "spec.initContainers")

@@ -121,7 +121,7 @@ def test_tracing_leaves_no_table_behind(case):
 @pytest.mark.parametrize("agent", [False, True], ids=["in process", "by the agent"])
 def test_a_lab_stays_up_until_it_is_taken_down(case, tmp_path, agent):
     state = tmp_path / "state"
-    lab = hold.up(case, "nftables", agent=agent, state=state)
+    lab = hold.up(case, "nftables", options=["--agent"] if agent else [], state=state)
     try:
         assert hold.find("", state) == lab
         words = hold.words_in(lab, "n1", ["nft", "list", "tables"])
