@@ -1,10 +1,10 @@
 """A node with containers and somebody outside, in namespaces without names, and real connections between them.
 
-      c0   c1   c2  ...      10.244.1.11, .12, ...    fd00:244:1::b, ::c, ...
-       |    |    |            on bridge cni0 (10.244.1.1), or each on a link `npr...` of its own
-      [   node    ]          198.18.0.11              fd00:198:18::b
-            |
-      [  outside  ]          198.18.0.1 and 10.244.9.9 (a container of another node)
+c0   c1   c2  ...      10.244.1.11, .12, ...    fd00:244:1::b, ::c, ...
+ |    |    |            on bridge cni0 (10.244.1.1), or each on a link `npr...` of its own
+[   node    ]          198.18.0.11              fd00:198:18::b
+      |
+[  outside  ]          198.18.0.1 and 10.244.9.9 (a container of another node)
 """
 
 from __future__ import annotations
@@ -213,14 +213,15 @@ class Heard:
     port: int
 
 
-def server(namespace: Namespace, family: Family, protocol: Protocol, port: int) -> socket.socket:
-    """Listens at all addresses of a namespace, of one family."""
+def server(namespace: Namespace, family: Family, protocol: Protocol, port: int, at: str = "") -> socket.socket:
+    """Listens at one or all addresses of a namespace, of one family."""
 
     def listen() -> socket.socket:
         made = socket.socket(_DOMAIN[family], _kind(protocol))
         if family is Family.IPV6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.bind(("", port))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((at, port))
         if protocol is Protocol.TCP:
             made.listen()
         made.settimeout(SECONDS)
@@ -229,7 +230,9 @@ def server(namespace: Namespace, family: Family, protocol: Protocol, port: int) 
     return namespace.run(listen)
 
 
-def client(namespace: Namespace, family: Family, protocol: Protocol, source: tuple[str, int] = ("", 0)) -> socket.socket:
+def client(
+    namespace: Namespace, family: Family, protocol: Protocol, source: tuple[str, int] = ("", 0)
+) -> socket.socket:
     """A socket of a namespace that gives up after SECONDS."""
 
     def make() -> socket.socket:
