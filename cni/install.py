@@ -68,11 +68,18 @@ def default_conflist() -> bytes:
     """A network with the addresses of the Node object, for runtimes old and new (containerd 1.6 reads `cniVersion`)."""
     plugin = {
         "type": PLUGIN,
-        "ipam": {"type": PLUGIN},
-        "capabilities": {"portMappings": True, "bandwidth": True, "dns": True, "ips": True, "mac": True},
+        "ipam": {"type": PLUGIN, "nodeRanges": True},
+        "capabilities": {
+            "portMappings": True,
+            "bandwidth": True,
+            "dns": True,
+            "ipRanges": True,
+            "ips": True,
+            "mac": True,
+        },
     }
-    network = {"cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.0.0", "1.1.0"], "name": "netplane"}
-    return json.dumps(network | {"plugins": [plugin]}, indent=2).encode() + b"\n"
+    network = {"cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.0.0", "1.1.0"], "name": "pods", "plugins": [plugin]}
+    return json.dumps(network, indent=2).encode() + b"\n"
 
 
 def install(options: InstallOptions) -> list[str]:
@@ -121,22 +128,16 @@ def uninstall(options: InstallOptions) -> list[str]:
 
 def patched(launcher: bytes, settings: LauncherSettings) -> bytes:
     """A launcher with these settings. Raises InputError if a path is too long or not plain, or this is no launcher."""
-    at = launcher.find(MARKER)
-    if at < 0 or launcher.find(MARKER, at + 1) >= 0:
-        raise InputError("this is not the launcher of netplane: its settings are not where they should be")
+    start = _block(launcher)
     paths = (settings.socket, settings.spool, settings.python)
     names = ("socket", "spool", "python")
     block = b"".join(map(_field, names, paths, _FIELD_BYTES))
-    start = at + _MARKER_BYTES
     return launcher[:start] + block + launcher[start + len(block) :]
 
 
 def settings_of(launcher: bytes) -> LauncherSettings:
     """What is written in a launcher. Raises InputError if it is none."""
-    at = launcher.find(MARKER)
-    if at < 0 or len(launcher) < at + _MARKER_BYTES + sum(_FIELD_BYTES):
-        raise InputError("this is not the launcher of netplane")
-    at += _MARKER_BYTES
+    at = _block(launcher)
     found = []
     for size in _FIELD_BYTES:
         found.append(os.fsdecode(launcher[at : at + size].split(b"\0")[0]))
@@ -160,6 +161,15 @@ def is_own_conflist(content: bytes) -> bool:
 def is_own_link(content: bytes) -> bool:
     """Whether a .link file says that it is ours."""
     return content.startswith(_LINK_HEAD)
+
+
+def _block(launcher: bytes) -> int:
+    """Where the settings begin."""
+    at = launcher.find(MARKER)
+    start = at + _MARKER_BYTES
+    if at < 0 or launcher.find(MARKER, start) >= 0 or len(launcher) < start + sum(_FIELD_BYTES):
+        raise InputError("this is not the launcher of netplane: its settings are not where they should be")
+    return start
 
 
 def _field(name: str, path: Path | None, size: int) -> bytes:
@@ -196,9 +206,10 @@ def _ours(path: Path, recognise: Callable[[bytes], bool]) -> bytes | None:
         if path.is_symlink():
             raise OwnershipError(f"{path}: a symbolic link, which netplane did not make; move it away") from error
         raise
-    with os.fdopen(fd, "rb") as file:
-        plain = stat.S_ISREG(os.fstat(fd).st_mode)
-        content = file.read(_MOST_BYTES) if plain else b""
+    try:
+        content = os.read(fd, _MOST_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    finally:
+        os.close(fd)
     if not recognise(content):
         raise OwnershipError(f"{path}: not made by netplane; move it away to have it replaced")
     return content

@@ -131,11 +131,13 @@ def _content(folder: int, name: str) -> bytes:
     if _NAME.fullmatch(name) is None:
         raise BadFrame("not the name of a spooled request")
     fd = os.open(name, _FILE, dir_fd=folder)
-    with os.fdopen(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
             raise BadFrame("not a file of ours")
-        return file.read(_MOST_BYTES)
+        return os.read(fd, _MOST_BYTES)
+    finally:
+        os.close(fd)
 
 
 def _remove_unfinished(folder: int, name: str) -> None:

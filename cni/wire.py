@@ -64,7 +64,7 @@ def request_of(frame: bytes | bytearray | memoryview, netns_fd: int = -1) -> Req
     As for getenv(3) the first of several variables of one name counts, and what has no `=` is none. Bytes that are not
     UTF-8 become surrogates, as in os.environ.
     """
-    if request_size(frame) != len(frame):
+    if not len(frame) or request_size(frame) != len(frame):
         raise BadFrame("a request of another length than it says")
     _, errno, size, _ = _REQUEST.unpack_from(frame)
     end = _REQUEST.size + size

@@ -4,7 +4,8 @@
 //              <------- stdout ---------          <---- exit code, stdout ------
 //
 // One starts for every container that comes or goes, so it is made for starting: no libc, no loader, no heap, a dozen
-// system calls. It decides nothing about networks. While no agent answers, the runtime must not be stuck:
+// system calls, and one file to be read from top to bottom. It decides nothing about networks. While no agent answers,
+// the runtime must not be stuck:
 //
 //   VERSION           is answered here, always; so is who we are, if nothing was asked
 //   ADD, CHECK, GC    code 11, "try again later";  STATUS: code 50

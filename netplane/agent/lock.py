@@ -26,7 +26,7 @@ RUN_DIRECTORY = Path("/run/netplane")
 PID_FILE, SOCKET = "agent.pid", "agent.sock"
 NAMESPACE_MARK = b"\0netplane-agent"
 _CREDENTIALS = struct.Struct("=3i")  # struct ucred: pid, uid, gid
-_BACKLOG = 128
+_BACKLOG = 1024
 _ATTEMPTS, _ATTEMPT_SECONDS = 10, 0.05
 
 
@@ -78,13 +78,13 @@ class RunDirectory(Closing):
                 return PidFile(self, fd)
             os.close(fd)  # its holder removed it and ended after we had opened it
 
-    def listen(self) -> socket.socket:
-        """The socket, 0600. Only for the holder of the lock: what is there is left over from one that was killed."""
-        self.remove(SOCKET)
+    def listen(self, name: str = SOCKET) -> socket.socket:
+        """A socket, 0600. Only for the holder of the lock: what is there is left over from one that was killed."""
+        self.remove(name)
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         os.fchmod(made.fileno(), 0o600)  # before it has a name: there is no moment at which others could connect
-        with _naming(self.path / SOCKET):
-            made.bind(self._address())
+        with _naming(self.path / name):
+            made.bind(self._address(name))
         made.listen(_BACKLOG)
         return made
 
@@ -97,7 +97,7 @@ class RunDirectory(Closing):
         # Only a blocking socket waits for its turn; and it waits for no longer than this.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(seconds) + 1, 0))
         try:
-            made.connect(self._address())
+            made.connect(self._address(SOCKET))
             made.settimeout(seconds)
         except BlockingIOError as error:
             made.close()
@@ -112,9 +112,9 @@ class RunDirectory(Closing):
         with _naming(self.path / name), suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
 
-    def _address(self) -> str:
+    def _address(self, name: str) -> str:
         """Short however long the path is (sun_path has 108 bytes), and never another folder that got its name."""
-        return f"/proc/self/fd/{self._fd}/{SOCKET}"
+        return f"/proc/self/fd/{self._fd}/{name}"
 
     def _is(self, fd: int) -> bool:
         """Whether the pid file still is what `fd` opened."""
