@@ -48,6 +48,14 @@ class Order(NamedTuple):
     request: Request
 
 
+class NotDone(NamedTuple):
+    """An order the kernel refused, and why: a number of `errno`, and words."""
+
+    order: Order
+    errno: int
+    said: str
+
+
 @dataclass(frozen=True, slots=True)
 class LinkState:
     """A link as the kernel shows it. `ready`: up, with carrier, and allowed to send."""
@@ -151,6 +159,20 @@ class Links(Closing):
         refusals = self._netlink.transact([*others, last._replace(flags=last.flags | ACK)])
         for at, _, said, _ in refusals[:1]:
             raise KernelError(mechanism="links", doing=orders[at].doing, said=said)
+
+    def attempt(self, orders: Sequence[Order]) -> list[NotDone]:
+        """Do all of it, in order; what the kernel refused."""
+        *others, last = (order.request for order in orders)
+        refusals = self._netlink.transact([*others, last._replace(flags=last.flags | ACK)])
+        return [NotDone(orders[at], number, said) for at, number, said, _ in refusals]
+
+    def ask(self, request: Request, doing: str) -> list[bytes]:
+        """The answers to a question (`netlink.NetlinkSocket.ask`)."""
+        return self._netlink.ask(request, doing)
+
+    def dump(self, request: Request, doing: str) -> list[bytes]:
+        """All there is of something (`netlink.NetlinkSocket.dump`)."""
+        return self._netlink.dump(request, doing)
 
     def read(self) -> dict[str, LinkState]:
         """All links, by name."""

@@ -10,6 +10,11 @@ from netplane.errors import KernelError, RequirementError
 _ROOT = Path("/proc/sys")
 
 
+def exists(name: str) -> bool:
+    """Whether this kernel has a parameter."""
+    return (_ROOT / name).exists()
+
+
 def read(name: str) -> str:
     """The value of a parameter, e.g. `net/ipv4/ip_forward`. RequirementError if this kernel does not have it."""
     try:
