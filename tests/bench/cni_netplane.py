@@ -35,7 +35,7 @@ class Installed(Closing):
             build()
         install(
             InstallOptions(
-                LauncherSettings(folder / "run" / "cni.sock", self.state / "spool"),
+                LauncherSettings(folder / "run" / "cni.sock", self.state / "cni" / "spool"),
                 self.executables,
                 self.net_d,
                 link_directory=None,

@@ -74,11 +74,11 @@ def missing() -> str:
     return f"missing: {', '.join(lacking)}" if lacking else ""
 
 
-def until(holds: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    """Wait for a condition that nobody announces."""
+def until_nothing(wrong: Callable[[], object], seconds: float = SECONDS) -> None:
+    """Wait until nothing is wrong any more, of which nobody tells. Raises AssertionError with what is."""
     deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+    while found := wrong():
+        assert time.monotonic() < deadline, f"after {seconds:g} s still: {found}"
         time.sleep(0.01)
 
 
@@ -162,7 +162,7 @@ class ContainerdNode(Closing):
                 for pipe in (process.stdin, process.stdout):
                     if pipe is not None:
                         pipe.close()
-        until(lambda: not _remove_cgroups(self.name), f"cgroups {self.name} could not be removed")
+        until_nothing(lambda: _remove_cgroups(self.name))
 
     def _hold(self, upper: Path, plugins: Path, net_d: Path) -> subprocess.Popen[bytes]:
         inside = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -192,7 +192,7 @@ class ContainerdNode(Closing):
         for namespace in (self.name, "k8s.io"):
             words = ("ctr", "--namespace", namespace, "image", "import", "--snapshotter", "native", "-")
             self.execute(*words, stdin=image)
-        until(self.cri.has_image, "CRI has the image")
+        until_nothing(lambda: not self.cri.has_image() and "CRI has not noticed the image")
 
 
 def _children(pid: int) -> list[int]:

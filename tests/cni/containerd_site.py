@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -137,12 +138,17 @@ class Site(Closing):
 
 
 def ask(address: str, port: int) -> str:
-    """What a container of our image answers: its host name. "" if nobody does."""
-    try:
-        with socket.create_connection((address, port), _SECONDS) as connection:
-            return connection.makefile().readline().strip()
-    except OSError:
-        return ""
+    """What a container of our image answers: its host name. "" if nobody does; one that has just started is awaited."""
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((address, port), _SECONDS) as connection:
+                return connection.makefile().readline().strip()
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+        except OSError:
+            break
+    return ""
 
 
 def json_of(namespace: Namespace, program: str, what: str) -> list[str]:

@@ -6,11 +6,12 @@ The same with the reference plugins: that proves that what is asked here is what
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from containerd_node import missing, until
+from containerd_node import missing, until_nothing
 from containerd_site import Netplane, Reference, Site
 
 pytestmark = [
@@ -35,17 +36,26 @@ def site(request, tmp_path):
         made.node.ctr_run("first", "hostname")  # what plugins make once, as a bridge, is there from now on
         sandbox = made.node.cri.run(made.node.spec("first", ports=[("TCP", FIRST_PORT - 1, 80, "")]))
         take_away(made, sandbox)
-        until(lambda: is_clean(made), f"nothing is left: {made.state()}")
+        until_nothing(lambda: what_is_left(made))
         yield made
 
 
-def is_clean(site):
+def what_is_left(site):
     state = site.state()
-    return not (state["remembered"] or state["namespaces"] or state["sandboxes"])
+    return [state[each] for each in ("remembered", "namespaces", "sandboxes") if state[each]]
 
 
 def until_as_before(site, before):
-    until(lambda: site.state() == before, f"{site.state()} is {before}")
+    until_nothing(lambda: differences(before, site.state()))
+
+
+def differences(before, after):
+    """Lines that are only in one, by what they are about."""
+    told = {each: (Counter(before[each]), Counter(after[each])) for each in before if before[each] != after[each]}
+    return {
+        each: [*(f"- {line}" for line in was - now), *(f"+ {line}" for line in now - was)]
+        for each, (was, now) in told.items()
+    }
 
 
 def take_away(site, sandbox):
@@ -135,7 +145,7 @@ def test_a_sandbox_waits_for_the_agent(site):
     with pytest.raises(Exception, match="netplane"):
         site.node.cri.run(site.node.spec("early"))
     site.plugins.start_again()
-    sandbox = site.node.cri.run(site.node.spec("later"))
+    sandbox = site.node.cri.run(site.node.spec("later", ports=[("TCP", FIRST_PORT, 80, "")]))
     assert [site.ask_from_node(address) for address in site.node.cri.addresses(sandbox)] == ["later", "later"]
     take_away(site, sandbox)
     until_as_before(site, before)
