@@ -20,6 +20,7 @@ from typing import Any
 from cni import conflist, wire
 from cni.conflist import NetworkList
 from cni.decode import OWN_TYPE
+from cni.environment import is_name
 from cni.failure import Code
 from cni.request import Command, Reply, Request
 from netplane.errors import InputError, KernelError, NetplaneError, RequirementError, one_line
@@ -162,6 +163,8 @@ def result_of(text: bytes, where: str) -> dict[str, Any]:
 
 def kept_result(network: NetworkList, container: Container) -> dict[str, Any] | None:
     """The result of ADD as the runtime keeps it; None if it does not. Raises InputError if it is damaged."""
+    if not is_name(container.id) or "/" in container.ifname:
+        return None
     path = RESULTS / f"{network.name}-{container.id}-{container.ifname}"
     try:
         kept = result_of(path.read_bytes(), str(path)).get("result")

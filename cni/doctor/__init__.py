@@ -44,6 +44,7 @@ CHECKS = (
     Check("packet size", kernel.packet_size),
     Check("bridge", kernel.bridge),
     Check("address conflicts", kernel.address_conflicts),
+    Check("rules", firewall.rules),
     Check("forward chains", firewall.forward_chains),
     Check("managers", firewall.managers),
     Check("connections", kernel.connections),

@@ -13,6 +13,7 @@ from cni.attachment import LINK_PREFIXES
 from cni.config import Mode
 from cni.doctor.finding import Finding, error, ok, warning
 from cni.doctor.view import View
+from netplane.errors import KernelError, RequirementError
 from netplane.kernel import command
 
 _OURS = "netplane"
@@ -38,6 +39,19 @@ class _Stop:
 
     def __str__(self) -> str:
         return f"{self.family} {self.table} chain {self.chain} ({self.how})"
+
+
+def rules(_view: View) -> Iterator[Finding]:
+    """Whether masquerading and host ports can be written at all."""
+    why = "Pods with masquerading or host ports do not start, and routed ones neither"
+    try:
+        command.run("nft", "list", "tables", mechanism="nftables", doing="list tables")
+    except RequirementError as missing:
+        yield error(str(missing), why, "apt install nftables")
+    except KernelError as refused:
+        yield error(str(refused), why, "a kernel with nf_tables; netplane backend check nftables tries what it can do")
+    else:
+        yield ok("nftables can be used")
 
 
 def forward_chains(view: View) -> Iterator[Finding]:

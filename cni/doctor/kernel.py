@@ -20,15 +20,23 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def forwarding(view: View) -> Iterator[Finding]:
-    """Whether this host forwards at all."""
+    """Whether this host forwards at all. The agent lets it when it attaches the first container."""
     why = "packets of Pods to other Pods, Services and the outside are dropped by the kernel"
     for version, name in ((4, "net/ipv4/ip_forward"), (6, "net/ipv6/conf/all/forwarding")):
         if version not in view.versions:
             continue
-        if sysctls.read(name) == "0":
+        try:
+            on = sysctls.read(name) != "0"
+        except RequirementError:
+            mend = "boot without ipv6.disable=1, or take IPv6 ranges out of the network configuration"
+            yield error(f"this host has no IPv{version}", "Pods with such an address do not start", mend)
+            continue
+        if on:
+            yield ok(f"IPv{version} packets are forwarded")
+        elif view.records:
             yield error(f"IPv{version} packets are not forwarded ({_dotted(name)}=0)", why, _set(name, 1))
         else:
-            yield ok(f"IPv{version} packets are forwarded")
+            yield ok(f"IPv{version} packets will be forwarded: the agent sees to it with the first Pod")
 
 
 def bridged_packets(view: View) -> Iterator[Finding]:

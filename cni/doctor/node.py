@@ -9,19 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cni import conflist, wire
+from cni.attachment import LINK_PREFIXES
 from cni.conflist import NetworkList
+from cni.decode import LOOPBACK_TYPE, OWN_TYPE
 from cni.doctor.finding import Finding, error, ok, warning
 from cni.doctor.view import View
+from cni.install import is_launcher, settings_of
 from cni.ipam import Ipam
+from cni.link_program import QUEUE_PREFIX, links_of
 from cni.request import Reply, Request
 from netplane.errors import NetplaneError
 
-EXECUTABLES = ("netplane", "loopback")
+EXECUTABLES = (OWN_TYPE, LOOPBACK_TYPE)
 _INSTALL = "netplane cni install"
 _SECONDS = 5.0
 _NEARLY = 0.9
 _SHOWN = 5
 _OTHERS_WRITE = 0o022
+_PREFIXES = (*LINK_PREFIXES.values(), QUEUE_PREFIX)
 
 
 def executables(view: View) -> Iterator[Finding]:
@@ -30,7 +35,22 @@ def executables(view: View) -> Iterator[Finding]:
         path = view.place.bin_dir / name
         wrong = _wrong_with(path)
         why = f"the runtime cannot start any Pod: it looks for {name!r} in {view.place.bin_dir}"
-        yield error(f"{path}: {wrong}", why, _INSTALL) if wrong else ok(f"{path} is executable")
+        yield error(f"{path}: {wrong}", why, _INSTALL) if wrong else _launcher(view, path)
+
+
+def _launcher(view: View, path: Path) -> Finding:
+    """Whether a launcher of ours asks where the agent listens. `loopback` may be another's."""
+    content = path.read_bytes()
+    if not is_launcher(content):
+        if path.name == OWN_TYPE:
+            return error(f"{path} is not netplane's", "it answers for another plugin, or not at all", _INSTALL)
+        return ok(f"{path} is another plugin's")
+    asks = settings_of(content).socket
+    if asks != view.place.socket.absolute():
+        run_dir = view.place.run_dir
+        why = "no Pod is attached while nobody listens there"
+        return error(f"{path} asks {asks}, not {view.place.socket}", why, f"{_INSTALL} --run-dir {run_dir}")
+    return ok(f"{path} asks {asks}")
 
 
 def configuration(view: View) -> Iterator[Finding]:
@@ -110,8 +130,8 @@ def attachments(view: View) -> Iterator[Finding]:
         for record in view.records
         if record.boot != view.boot or (record.attachment.link and record.attachment.link not in view.links)
     ]
-    known = {record.attachment.link for record in view.records}
-    orphans = [link.name for link in view.own_links if link.name not in known]
+    known = {link for record in view.records for link in links_of(record.attachment)}
+    orphans = sorted(name for name in view.links if name.startswith(_PREFIXES) and name not in known)
     mends = "a running agent removes it within a minute: netplane agent status"
     if dead:
         yield warning(f"attachments without a link: {_some(dead)}", "their addresses are not given away", mends)

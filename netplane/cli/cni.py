@@ -17,10 +17,12 @@ from cni import conflist, doctor, install, store
 from cni.config import Mode
 from cni.conflist import NetworkList
 from cni.doctor import Level, Place
+from cni.failure import Failure
 from cni.install import InstallOptions, LauncherSettings
 from cni.runtime import RESULTS, Container, Runtime, kept_result, result_of
 from netplane.cli.cni_text import attachments_text, attachments_value, findings_text, findings_value
 from netplane.cli.options import Command, output_option, say
+from netplane.errors import InputError
 from netplane.model.address import IPNetwork
 
 _HERE = Place()
@@ -160,7 +162,10 @@ def uninstall_(output: str, **folders: Path) -> None:
 @output_option
 def list_(state_dir: Path, output: str) -> None:
     """List the attachments of this node: container, Pod, addresses, link, host ports, since when."""
-    found = attachments_value(store.read(Place(state_dir=state_dir).journal))
+    try:
+        found = attachments_value(store.read(Place(state_dir=state_dir).journal))
+    except Failure as failure:
+        raise InputError(str(failure)) from failure
     say(output, found, attachments_text(found))
 
 

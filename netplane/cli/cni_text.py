@@ -49,7 +49,11 @@ def findings_text(found: list[dict[str, str]], *, everything: bool) -> str:
     """What is wrong, and how to mend it; with `everything` what is well, too."""
     shown = [each for each in found if everything or each["level"] != "ok"]
     counted = {level: sum(each["level"] == level for each in found) for level in ("error", "warning", "ok")}
-    total = f"{counted['error']} errors, {counted['warning']} warnings, {counted['ok']} ok"
+    several = {level: "" if count == 1 else "s" for level, count in counted.items()}
+    total = (
+        f"{counted['error']} error{several['error']}, {counted['warning']} warning{several['warning']},"
+        f" {counted['ok']} ok"
+    )
     return "\n".join([*(line for each in shown for line in _finding(each)), total])
 
 

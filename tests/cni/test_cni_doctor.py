@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from cni import doctor
 from cni.attachment import Attachment, AttachmentId, NetnsId, PodAddress, link_name
 from cni.config import BridgeOptions, Mode
 from cni.doctor import CHECKS, Finding, Level, Place, kernel, node
+from cni.install import InstallOptions, LauncherSettings, install
+from cni.node import NodeAttachments
+from cni.plugin import NodeNetwork, Plugin
+from cni.server import CniServer
 from cni.store import Store
 from netplane.kernel import command, sysctls
 from netplane.kernel.netns import Namespace
@@ -77,13 +83,11 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path) -> Iterator[Host]:
+def host(tmp_path, compiled_launcher) -> Iterator[Host]:
     place = Place(tmp_path / "net.d", tmp_path / "bin", tmp_path / "run", tmp_path / "state")
     place.conf_dir.mkdir()
-    place.bin_dir.mkdir()
-    for name in node.EXECUTABLES:
-        (place.bin_dir / name).write_bytes(b"\x7fELF")
-        (place.bin_dir / name).chmod(0o755)
+    settings = LauncherSettings(place.socket, place.spool)
+    install(InstallOptions(settings, place.bin_dir, place.conf_dir, None, launcher=compiled_launcher))
     with Namespace() as namespace:
         made = Host(namespace, place)
         made.set(net__ipv4__ip_forward=1, net__ipv6__conf__all__forwarding=1)
@@ -105,6 +109,7 @@ def test_a_host_with_nothing_wrong_lacks_only_an_agent(host):
 
 
 def test_what_is_wrong_is_told_with_its_reason_and_its_remedy(host):
+    host.attach(2)
     host.set(net__ipv4__ip_forward=0)
     host.place.bin_dir.joinpath("loopback").unlink()
     found = host.namespace.run(lambda: doctor.examine(host.place))
@@ -192,10 +197,51 @@ def test_executables(host, name, mode, said):
     assert (finding.level, str(path) in finding.what, said in finding.what) == (ERROR, True, True)
 
 
+def test_a_plugin_of_somebody_else_in_the_place_of_ours(host):
+    for name in node.EXECUTABLES:
+        (host.place.bin_dir / name).write_text("#!/bin/sh\n")
+    assert [each.level for each in host.found("executables")] == [ERROR, OK]  # any `loopback` will do
+
+
+def test_an_executable_that_asks_elsewhere(host):
+    moved = replace(host.place, run_dir=host.place.run_dir / "other")
+    found = host.namespace.run(lambda: doctor.examine(moved))
+    (first, _) = (each.finding for each in found if each.check == "executables")
+    assert first.level is ERROR
+    assert f"asks {host.place.socket}, not {moved.socket}" in first.what
+
+
 def test_nobody_answers(host):
     finding = host.only("agent")
     assert finding.level is ERROR
     assert str(host.place.socket) in finding.what
+
+
+def test_an_agent_that_answers_and_one_that_has_no_address_left(host):
+    for number in range(2, 14):
+        host.attach(number, link=False)
+    with served(host):
+        assert host.only("agent").level is OK
+    host.attach(14, link=False)
+    with served(host):
+        finding = host.only("agent")
+    assert finding.level is ERROR
+    assert "no address is left in 10.88.1.1-10.88.1.14 (code 50)" in finding.what
+
+
+@contextmanager
+def served(host: Host) -> Iterator[None]:
+    """The plugin behind its socket, as the agent has it."""
+    host.place.run_dir.mkdir(mode=0o700, exist_ok=True)
+    host.place.socket.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listening.bind(str(host.place.socket))
+    listening.listen()
+    attachments = host.namespace.run(lambda: NodeAttachments(host.place.journal))
+    plugin = Plugin(attachments, NodeNetwork, ())
+    with attachments, CniServer(listening, plugin) as server:
+        server.start()
+        yield
 
 
 @pytest.mark.parametrize("taken", [5, 12, 13])
@@ -226,12 +272,13 @@ def test_an_attachment_that_is_dead(host, how):
     assert "pods/c2/eth0" in finding.what
 
 
-def test_a_link_of_ours_that_nobody_knows(host):
-    host.veth("npb0123456789ab")
+@pytest.mark.parametrize("name", ["npb0123456789ab", "npr0123456789ab", "npi0123456789ab"])
+def test_a_link_of_ours_that_nobody_knows(host, name):
+    host.veth(name)
     finding = host.only("attachments")
     assert finding.level is WARNING
-    assert "npb0123456789ab" in finding.what
-    assert "ip link del npb0123456789ab" in finding.mend
+    assert name in finding.what
+    assert f"ip link del {name}" in finding.mend
 
 
 def test_folders_that_others_may_write_to(host):
@@ -245,16 +292,20 @@ def test_folders_that_others_may_write_to(host):
 # --- the kernel -----------------------------------------------------------------------------------------------------
 
 
-def test_forwarding_is_off(host):
+def test_forwarding_is_off_and_there_are_pods(host):
     host.set(net__ipv4__ip_forward=0)
+    assert host.only("forwarding").level is OK  # the agent does it for the first one
+    host.attach(2)
     assert host.only("forwarding").mend == "sysctl -w net.ipv4.ip_forward=1"
 
 
 def test_forwarding_of_ipv6_matters_where_pods_have_it(host):
+    host.attach(2)
     host.set(net__ipv6__conf__all__forwarding=0)
     assert levels(host.found("forwarding")) == {OK}
-    host.configure(ipam={"ranges": [[{"subnet": "fd00:88::/64"}]]})
-    assert host.only("forwarding").mend == "sysctl -w net.ipv6.conf.all.forwarding=1"
+    host.configure(ipam={"ranges": [[{"subnet": "10.88.1.0/28"}], [{"subnet": "fd00:88::/64"}]]})
+    (finding,) = (each for each in host.found("forwarding") if each.level is not OK)
+    assert finding.mend == "sysctl -w net.ipv6.conf.all.forwarding=1"
 
 
 def test_bridged_packets_pass_no_rules(host):
@@ -383,6 +434,13 @@ def test_a_forward_chain_of_nftables_that_drops(host, text):
     for mend in finding.mend.split("; "):
         load(mend.removeprefix("nft ").replace("'", ""))
     assert host.only("forward chains").level is OK
+
+
+def test_without_nft_no_pod_starts(host, monkeypatch):
+    assert host.only("rules").level is OK
+    monkeypatch.setattr(command, "_PATH", "/nonexistent")
+    found = host.found("rules")
+    assert [(each.level, each.mend) for each in found] == [(ERROR, "apt install nftables")]
 
 
 def test_chains_of_ours_and_those_that_drop_little_are_fine(host):
