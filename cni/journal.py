@@ -101,10 +101,11 @@ class Journal(Closing):
         try:
             directory.remove(NEW)  # of a compaction that did not end
             self._file = directory.open(NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            directory.sync()
+            self.size = os.fstat(self._file).st_size
+            if self.size == 0:
+                directory.sync()
         except OSError as error:
             raise _failure("open", self._where, error) from error
-        self.size = os.fstat(self._file).st_size
 
     @property
     def _where(self) -> str:
