@@ -79,16 +79,16 @@ def network_config(stdin: bytes, invocation: Invocation, allowed_sysctls: Sequen
     type_ = top.text("type") or OWN_TYPE
     if "/" in type_ or "\0" in type_:
         raise top.bad("type", "is not the name of a plugin")
-    start = NetworkConfig(version, name, type_, raw=top.values)
     if invocation.command in _TAKING_AWAY:
-        return _to_take_away(top, start, invocation)
+        return _to_take_away(top, NetworkConfig(version, name, type_, raw=top.values), invocation)
     previous = _previous(top, version)
     if type_ == LOOPBACK_TYPE:
         return NetworkConfig(version, name, type_, Mode.LOOPBACK, ipam=None, previous=previous, raw=top.values)
     mode = _mode(top)
     if previous is not None and invocation.command is Command.ADD:
         mode = Mode.CHAINED
-    return _whole(top, start, mode, previous, invocation, allowed_sysctls)
+    start = NetworkConfig(version, name, type_, mode, previous=previous, raw=top.values)
+    return _whole(top, start, invocation, allowed_sysctls)
 
 
 def version_of(stdin: bytes) -> str:
@@ -103,8 +103,6 @@ def version_of(stdin: bytes) -> str:
 def _whole(
     top: Section,
     start: NetworkConfig,
-    mode: Mode,
-    previous: Result | None,
     invocation: Invocation,
     allowed_sysctls: Sequence[re.Pattern[str]],
 ) -> NetworkConfig:
@@ -114,7 +112,7 @@ def _whole(
         start.version,
         start.name,
         start.type,
-        mode,
+        start.mode,
         options.bridge,
         options.mtu,
         options.default_route,
@@ -125,13 +123,13 @@ def _whole(
         options.interface,
         options.synchronous_delete,
         decode_capabilities.mac(asked),
-        None if mode is Mode.CHAINED else _ipam(top, options.ipam, asked),
+        None if start.mode is Mode.CHAINED else _ipam(top, options.ipam, asked),
         decode_capabilities.ports(asked.runtime),
         decode_capabilities.bandwidth(asked.runtime.section("bandwidth")) or options.bandwidth,
         sysctls(top, invocation, allowed_sysctls) if top.get("sysctl") else (),
         decode_capabilities.dns(top, asked.runtime),
-        previous,
-        raw=top.values,
+        start.previous,
+        raw=start.raw,
     )
 
 
@@ -161,7 +159,7 @@ def _options(told: _Told) -> NetworkConfig:
     top = Section(told.values, "")
     _refuse_what_we_do_not_offer(top)
     bridge, default_route = _bridge(top)
-    interface = not top.flag("disableContainerInterface", False)
+    interface = not top.flag("disableContainerInterface", default=False)
     return NetworkConfig(
         "",
         "",
@@ -169,12 +167,12 @@ def _options(told: _Told) -> NetworkConfig:
         bridge=bridge,
         mtu=_mtu(top),
         default_route=default_route,
-        masquerade=top.flag("ipMasq", True),
+        masquerade=top.flag("ipMasq", default=True),
         masquerade_not_to=_networks(top, "clusterRanges"),
-        snat=top.flag("snat", True),
-        duplicate_address_detection=top.flag("enabledad", False),
+        snat=top.flag("snat", default=True),
+        duplicate_address_detection=top.flag("enabledad", default=False),
         interface=interface,
-        synchronous_delete=top.flag("synchronousDelete", False),
+        synchronous_delete=top.flag("synchronousDelete", default=False),
         ipam=_ipam_if(top, interface),
         bandwidth=decode_capabilities.bandwidth(top),
     )
@@ -205,7 +203,7 @@ def _to_take_away(top: Section, start: NetworkConfig, invocation: Invocation) ->
         start.name,
         start.type,
         Mode.LOOPBACK if loopback else _or(Mode.BRIDGE, lambda: _mode(top)),
-        synchronous_delete=_or(False, lambda: top.flag("synchronousDelete", False)),
+        synchronous_delete=_or(False, lambda: top.flag("synchronousDelete", default=False)),
         ipam=None if loopback else _or(IpamOptions(), lambda: ipam_options(top)),
         previous=_or(None, lambda: _previous(top, start.version)),
         valid_attachments=_valid(top) if invocation.command is Command.GC else None,
@@ -251,22 +249,22 @@ def _bridge(top: Section) -> tuple[BridgeOptions, bool]:
     `isDefaultGateway` implies `isGateway`; without it there is a default route if the bridge is a gateway.
     """
     hairpin_said = top.get("hairpinMode") is not None
-    promiscuous = top.flag("promiscMode", False)
-    hairpin = top.flag("hairpinMode", not promiscuous)
+    promiscuous = top.flag("promiscMode", default=False)
+    hairpin = top.flag("hairpinMode", default=not promiscuous)
     if hairpin and promiscuous and hairpin_said:
         raise top.bad("hairpinMode", "cannot be combined with promiscMode true")
-    default_said = top.flag("isDefaultGateway", False)
-    gateway = top.flag("isGateway", True) or default_said
+    default_said = top.flag("isDefaultGateway", default=False)
+    gateway = top.flag("isGateway", default=True) or default_said
     options = BridgeOptions(
         _bridge_name(top),
         hairpin,
-        top.flag("portIsolation", False),
+        top.flag("portIsolation", default=False),
         promiscuous,
         top.number("vlan", 0, _LARGEST_VLAN) or 0,
         gateway,
-        top.flag("forceAddress", False),
+        top.flag("forceAddress", default=False),
     )
-    return options, top.flag("isDefaultGateway", gateway)
+    return options, top.flag("isDefaultGateway", default=gateway)
 
 
 def _bridge_name(top: Section) -> str:

@@ -74,7 +74,7 @@ class Section:
         """What is raised if the value of a key cannot be used; it names both."""
         return Failure(self.code, f"{self.name(key)}: {_shown(self.get(key))} {why}", details)
 
-    def flag(self, key: str, default: bool) -> bool:
+    def flag(self, key: str, *, default: bool) -> bool:
         """A boolean, or one as a string."""
         value = self.get(key)
         if value is None:

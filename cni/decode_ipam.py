@@ -19,6 +19,8 @@ _LARGEST = 2**31 - 1
 _QUARANTINE = IpamOptions().quarantine
 _BEFORE_SETS = ("0.1.0", "0.2.0")
 """Versions whose result has one address of each family."""
+_PLAIN = {"dst", "gw"}
+"""All that a route had before 1.1.0, and most have."""
 
 
 def ipam_options(top: Section, runtime: Section | None = None) -> IpamOptions:
@@ -35,7 +37,7 @@ def ipam_options(top: Section, runtime: Section | None = None) -> IpamOptions:
         raise Failure(ipam.code, f"ipam.ranges: CNI version {top.text('cniVersion') or '0.1.0'} {said}")
     return IpamOptions(
         sets=sets,
-        node_ranges=ipam.flag("nodeRanges", not sets),
+        node_ranges=ipam.flag("nodeRanges", default=not sets),
         routes=tuple(map(route, ipam.sections("routes"))),
         import_from=_folder(ipam, "importFrom"),
         quarantine=_seconds(ipam, "quarantine", _QUARANTINE),
@@ -49,7 +51,7 @@ def route(section: Section) -> Route:
     if to is None:
         raise section.bad("dst", "is missing")
     via = section.address("gw")
-    if len(section.values) <= 2:
+    if section.values.keys() <= _PLAIN:
         return Route(to, via)
     return Route(
         to,
