@@ -6,6 +6,7 @@ needed before. Elements go through netlink. What the tables are is said by `rule
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ from cni.failure import Code, Failure
 from cni.rule_program import ADDRESS_PORTS, PORTS, TABLE, Needs, Shape, assembled, host_ports, merged, needs, structure
 from netplane.closing import Closing
 from netplane.errors import KernelError
+from netplane.kernel.netns import Visit
 from netplane.kernel.nftables import NftablesDriver
 from netplane.kernel.transactions import OwnTransactions
 from netplane.model.address import Family
@@ -57,6 +59,7 @@ class Rules(Closing):
 
     def __init__(self, own: OwnTransactions | None = None) -> None:
         self._driver = NftablesDriver(own, TABLE)
+        self._netns_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._families = (Family.IPV4, Family.IPV6) if _IPV6.exists() else (Family.IPV4,)
         self._known: dict[AttachmentId, tuple[Attachment, Needs]] = {}
         self._owners: dict[SetName, dict[bytes, AttachmentId]] = {}
@@ -76,7 +79,7 @@ class Rules(Closing):
         if need.shapes or gone:
             shapes = self._shapes_with(need)
             try:
-                self._driver.make(self._changes(shapes, ElementChanges(remove=gone, add=need.part.elements)))
+                self._make(self._changes(shapes, ElementChanges(remove=gone, add=need.part.elements)))
             except KernelError as refused:
                 self._make_again(attachment, need, refused)
             except BaseException:
@@ -147,6 +150,7 @@ class Rules(Closing):
     def close(self) -> None:
         """Close the socket; rules stay."""
         self._driver.close()
+        os.close(self._netns_fd)
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
@@ -202,7 +206,7 @@ class Rules(Closing):
         self._mark = None
         want = assembled(parts, shapes)
         try:
-            self._driver.make(changes_from_found(self._driver.read(), want))
+            self._make(changes_from_found(self._driver.read(), want))
         except KernelError as again:
             raise again from refused
         self._shapes = shapes
@@ -211,9 +215,18 @@ class Rules(Closing):
         changes = changes_from_found(self._driver.read(), want)
         count = changes.made() + changes.swept()
         differences = Differences(count, tuple(islice(changes_lines(changes, want), NAMED)) if count else ())
-        self._driver.make(changes)
-        self._driver.sweep(changes)
+        self._make(changes)
+        with Visit(self._netns_fd):
+            self._driver.sweep(changes)
         return differences
+
+    def _make(self, changes: NftablesChanges) -> None:
+        """Whichever thread calls: sockets know their namespace, but nft works in that of the thread that starts it."""
+        if changes.make_structure or changes.make_hooks:
+            with Visit(self._netns_fd):
+                self._driver.make(changes)
+        else:
+            self._driver.make(changes)
 
 
 def _without(part: Part, other: Part) -> Elements:

@@ -13,6 +13,7 @@ from cni.keeper import Keeper
 from cni.node import NodeAttachments
 from cni.plugin import NodeNetwork, Plugin
 from cni.request import Reply, Request
+from cni.store import State
 from cni.sysctls import allowed
 from netplane.closing import Closing
 from netplane.kernel import command
@@ -120,7 +121,8 @@ class Node(Closing):
 
     def settle(self) -> None:
         """Until what is doomed is gone."""
-        self.attachments.wait_gone([*self.attachments.store.records])
+        records = self.attachments.store.records
+        self.attachments.wait_gone([id_ for id_, each in records.items() if each.state is State.DOOMED])
 
     def close(self) -> None:
         self.attachments.close()
