@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
@@ -11,12 +13,17 @@ from typing import Any
 
 import pytest
 from command_line import Done, netplane
+from test_commands import HOSTILE
 
+from cni import doctor
 from cni.attachment import Attachment, AttachmentId, NetnsId, PodAddress
 from cni.config import Mode, PortMapping
 from cni.install import settings_of
 from cni.launcher.build import LAUNCHER, CannotCompile, build
+from cni.node import NodeAttachments
+from cni.plugin import NodeNetwork, Plugin
 from cni.runtime import kept_result
+from cni.server import CniServer
 from cni.store import Store
 from netplane.kernel.netns import Namespace
 from netplane.model.address import Protocol
@@ -253,6 +260,21 @@ def test_the_doctor_shows_what_is_wrong_and_with_all_what_is_well(folders):
     assert "mend: netplane cni install" in short.out
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[tuple[str, ...]]:
+    """The options that lead to an agent: the plugin behind its socket, in a namespace of its own."""
+    root = tmp_path_factory.mktemp("agent")
+    place = doctor.Place(run_dir=root, state_dir=root)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listening.bind(str(place.socket))
+    listening.listen()
+    with Namespace() as namespace:
+        attachments = namespace.run(lambda: NodeAttachments(place.journal))
+        with attachments, CniServer(listening, Plugin(attachments, NodeNetwork, ())) as server:
+            server.start()
+            yield "--run-dir", str(root), "--state-dir", str(root)
+
+
 # --- by hand --------------------------------------------------------------------------------------------------------
 
 WHERE = ("bin", "conf", "run", "state")
@@ -397,3 +419,51 @@ def test_our_own_plugin_works_without_an_agent(folders):
         assert run("del").code == 0
         assert run("del").code == 0
         assert netplane("cni", "list", *folders.options("state"), *JSON).json == []
+
+
+def test_our_own_plugin_is_asked_by_the_agents_socket(folders, served):
+    folders.network("netplane", "after", ipam={"ranges": [[{"subnet": "10.88.1.0/24"}]]})
+    folders.spy("after")
+    where = (*folders.options("bin", "conf"), *served)
+    with Namespace() as container:
+        done = netplane("cni", "add", "--container", "c9", "--netns", str(container.path), *where)
+        assert (done.code, done.err) == (0, "")
+        names = [each["name"] for each in done.json["interfaces"]]
+        (listed,) = netplane("cni", "list", *served[2:], *JSON).json
+        assert names == ["cni0", listed["link"], "eth0", "after"]
+        assert listed["addresses"] == [done.json["ips"][0]["address"]]
+        assert netplane("cni", "del", "--container", "c9", *where).code == 0
+
+
+@pytest.mark.parametrize("word", HOSTILE, ids=[f"word-{number}" for number in range(len(HOSTILE))])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("add", "--container", "@", "--netns", "/x"),
+        ("add", "--container", "c1", "--netns", "@"),
+        ("add", "--container", "c1", "--netns", "/x", "--ifname", "@"),
+        ("add", "--container", "c1", "--netns", "/x", "--args", "@"),
+        ("del", "--container", "@"),
+        ("check", "--container", "@", "--ifname", "@", "--netns", "@"),
+        ("del", "--container", "c1", "--config", "@"),
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_hostile_words_give_a_line_and_an_exit_code(folders, served, words, word):
+    folders.network("netplane", ipam={"ranges": [[{"subnet": "10.88.1.0/24"}]]})
+    done = netplane("cni", *(each.replace("@", word) for each in words), *folders.options("bin", "conf"), *served)
+    assert done.code in {0, 2, 3, 5}
+    assert "\x1b" not in done.err + done.out
+    assert "‮" not in done.err + done.out
+    assert done.code == 2 or len(done.err.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "names"), [("install", PLACES), ("list", ("state",)), ("doctor", DOCTOR), ("uninstall", ("bin", "conf"))]
+)
+def test_folders_that_cannot_be_used_are_one_line(folders, verb, names):
+    (folders.root / "file").write_text("")
+    options = [word for name in names for word in (f"--{name}-dir", str(folders.root / "file" / name))]
+    done = netplane("cni", verb, *options)
+    assert done.code in {0, 1, 3}
+    assert len(done.err.splitlines()) <= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from cni import conflist, decode, doctor, sysctls, versions
+from cni import conflist, decode, doctor, journal, sysctls, versions
 from cni.config import BridgeOptions, IpamOptions, Mode
 from cni.failure import Code
+from cni.install import InstallOptions
 from cni.request import Command, Invocation
 
 ROOT = Path(__file__).parent.parent.parent
@@ -170,6 +172,21 @@ def test_the_migration_keeps_network_range_and_bridge():
     assert {key: old[key] for key in ("bridge", "ipMasq", "hairpinMode", "isDefaultGateway")}.items() <= new.items()
     assert old["ipam"]["ranges"] == new["ipam"]["ranges"]
     assert new["ipam"]["importFrom"] == f"/var/lib/cni/networks/{before.name}"
+
+
+def test_containerd_looks_where_we_install():
+    settings = tomllib.loads((ROOT / "examples" / "cni" / "containerd.toml").read_text())
+    cni = settings["plugins"]["io.containerd.grpc.v1.cri"]["cni"]
+    here = doctor.Place()
+    assert (cni["bin_dir"], cni["conf_dir"], cni["max_conf_num"]) == (str(here.bin_dir), str(here.conf_dir), 1)
+
+
+def test_the_paths_on_the_page_are_those_of_the_code():
+    here, installed = doctor.Place(), InstallOptions()
+    assert (here.socket, here.spool) == (installed.settings.socket, installed.settings.spool)
+    assert (here.bin_dir, here.conf_dir) == (installed.bin_directory, installed.config_directory)
+    for path in (here.bin_dir, here.conf_dir, here.socket, here.spool, here.journal / journal.NAME, sysctls.ALLOW_LIST):
+        assert f"`{path}`" in PAGE
 
 
 # --- network lists --------------------------------------------------------------------------------------------------
