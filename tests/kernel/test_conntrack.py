@@ -168,3 +168,31 @@ def test_a_kernel_that_shows_more_than_was_asked_for_is_noticed():
     with Namespace() as namespace:
         namespace.run(lambda: put([udp(Family.IPV4, 1000, GONE[Family.IPV4])]))
         assert on_table(namespace, work) == (1, True)
+
+
+@pytest.mark.parametrize("more", [0, 5], ids=["one host", "many hosts"])
+@pytest.mark.parametrize("erases", [True, False], ids=["erasing", "deleting"])
+def test_all_that_a_host_began_or_answers_is_erased_and_nothing_else(family, more, erases):
+    gone, stays, vip = GONE[family], STAYS[family], VIP[family]
+    other = Family.IPV6 if family is Family.IPV4 else Family.IPV4
+    its = [
+        connection(UDP, (gone, 1000), (vip, 53), (stays, 53)),
+        connection(TCP, (gone, 1001), (stays, 80), (stays, 80)),
+        connection(TCP, (CLIENT[family], 1002), (vip, 80), (gone, 8080)),
+        connection(UDP, (CLIENT[family], 1003), (gone, 53), (gone, 53)),
+    ]
+    left = [
+        connection(UDP, (CLIENT[family], 1004), (vip, 53), (stays, 53)),
+        connection(UDP, (gone, 1000), (vip, 53), (stays, 53), zone=5),
+        connection(UDP, (CLIENT[other], 1005), (VIP[other], 53), (GONE[other], 53)),
+    ]
+    hosts = [ip_address(gone), *(ip_address(VIP[family]) + number for number in range(1, 1 + more))]
+
+    def erase(table):
+        table.erases = erases
+        table.erase_hosts(hosts)
+
+    with Namespace() as namespace:
+        namespace.run(lambda: put([*its, *left]))
+        on_table(namespace, erase)
+        assert names(namespace.run(read)) == names(left)

@@ -36,6 +36,7 @@ FOUR, SIX = Family.IPV4, Family.IPV6
         (Change(SIX, "netplane", "masq-pick-2"), NOTHING, True),
         (Change(FOUR, "other"), NOTHING, False),
         (Change(FOUR, "netplane-too", "c"), NOTHING, False),
+        (Change(FOUR, "netplane-pods", "postrouting"), IPTABLES, False),
         (Change(FOUR, "nat", "KUBE-SERVICES"), NOTHING, True),
         (Change(FOUR, "nat", "KUBE-SVC-AAAAAAAAAAAAAAAA"), IPTABLES, True),
         (Change(FOUR, "raw", "KUBE-SERVICES"), IPTABLES, False),

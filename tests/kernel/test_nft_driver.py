@@ -449,3 +449,34 @@ def test_a_transaction_of_ours_that_changes_nothing_does_not_hide_one_of_somebod
     assert after != before
     node.make(add=element)
     assert node.run(node.driver.mark) == after
+
+
+# --- tables of other names ------------------------------------------------------------------------------------------
+
+
+def test_a_driver_of_another_table_does_not_see_or_touch_this_one(made):
+    before = made.nft("list", "table", "ip", "netplane")
+    with made.run(lambda: NftablesDriver(table="netplane-too")) as other:
+        assert other.read() == {}
+        script = STRUCTURE.replace("table ip netplane", "table ip netplane-too").replace(
+            "table ip6 netplane", "table ip6 netplane-too"
+        )
+        add = {SERVICES: {service(1): "drop"}}
+        made.run(lambda: other.make(NftablesChanges(script, ElementChanges(add=add))))
+        assert other.read()[Family.IPV4].elements["services"] == {service(1): "drop"}
+        assert made.elements(SERVICES) == {}
+        made.run(lambda: other.sweep(NftablesChanges(sweep_elements=ElementChanges(remove=add))))
+        assert other.read()[Family.IPV4].elements["services"] == {}
+    assert made.nft("list", "table", "ip", "netplane") == before
+
+
+def test_a_foreign_table_of_another_name_is_left_alone(node):
+    node.load("table ip netplane-too { set services { type ipv4_addr; }; }")
+    before = node.nft("list", "ruleset")
+    with node.run(lambda: NftablesDriver(table="netplane-too")) as other:
+        with pytest.raises(OwnershipError, match="table ip netplane-too is not ours"):
+            other.read()
+        with pytest.raises(OwnershipError, match="table ip netplane-too is not ours"):
+            other.make(NftablesChanges(make_elements=ElementChanges(add={SERVICES: {service(1): None}})))
+    assert node.driver.read() == {}
+    assert node.nft("list", "ruleset") == before

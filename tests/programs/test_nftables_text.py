@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from struct import pack
 
 import pytest
 
 from netplane.model.address import Family
-from netplane.programs.nftables import Chain, Field, Hook, SetSpec, digest
-from netplane.programs.nftables_text import add_chain, add_rules, add_set, add_table, element_text
+from netplane.programs.nftables import (
+    TABLE,
+    Chain,
+    Field,
+    Hook,
+    NftablesProgram,
+    Part,
+    SetSpec,
+    Structure,
+    digest,
+)
+from netplane.programs.nftables_changes import as_found, changes_from_found
+from netplane.programs.nftables_text import add_chain, add_rules, add_set, add_table, element_text, program_script
 
 A4, A6, PROTOCOL, PORT, SLOT = Field.ADDRESS4, Field.ADDRESS6, Field.PROTOCOL, Field.PORT, Field.SLOT
 
@@ -92,3 +104,18 @@ def test_a_digest_is_eight_hexadecimal_characters_of_the_rule_alone():
     assert re.fullmatch("[0-9a-f]{8}", digest("drop"))
     assert digest("drop") != digest("reject")
     assert Chain("a", ("drop",)).digests() == Chain("b", ("drop",)).digests() == (digest("drop"),)
+
+
+def test_a_program_of_another_table_names_it_everywhere():
+    chain = Chain("output", ("accept",), Hook("nat", "output", -100))
+    table = Structure({"output": chain}, {"s": SetSpec("s", "{ type ipv4_addr; }", (A4,))})
+    part = Part({(Family.IPV4, "s"): {address("10.0.0.1"): None}})
+    there = NftablesProgram({Family.IPV4: table}, {"somebody": part}, table="another")
+    assert program_script(there) == program_script(replace(there, table=TABLE)).replace("ip netplane", "ip another")
+    for changes in (
+        changes_from_found({}, there),
+        changes_from_found(as_found(there), NftablesProgram(table="another")),
+    ):
+        lines = (changes.make_structure + changes.make_hooks + changes.sweep_structure).splitlines()
+        assert lines
+        assert all(" ip another" in line for line in lines)
