@@ -19,13 +19,14 @@ from netplane.errors import KernelError, RequirementError
 ROUTE, NETFILTER, GENERIC = 0, 12, 16
 """Netlink protocols (linux/netlink.h)."""
 
-ACK, CREATE = 0x4, 0x400
-"""Flags a codec may put on a request: answer even when all is well; make what is missing."""
+ACK, CREATE, ECHO = 0x4, 0x400, 0x8
+"""Flags a codec may put on a request: answer even when all is well; make what is missing; tell what was done."""
 
 _REQUEST, _DUMP_INTERRUPTED, _DUMP = 0x1, 0x10, 0x300
 _ANSWER_HAS_WORDS = 0x200
 _ERROR, _DONE = 2, 3
 
+_TRUNCATED = int(socket.MSG_TRUNC)  # an enum takes a microsecond for each datagram
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _RECEIVE_BUFFER = 8 << 20
@@ -169,16 +170,23 @@ class NetlinkSocket(Closing):
         Whether a refusal undoes the others is the subsystem's business: see `batch`. Raises KernelError if an
         answer of the kernel got lost, for then nothing is known.
         """
+        return self.exchange(requests)[0]
+
+    def exchange(self, requests: Sequence[Request]) -> tuple[list[Refusal], list[Message]]:
+        """Like `transact`, with what the kernel told besides because of ECHO."""
         doing = f"send {len(requests)} requests"
         first = self._send(requests)
-        answers = [answer for answer in self._answers(first, len(requests)) if answer.kind == _ERROR]
+        told: list[Message] = []
+        answers: list[Message] = []
+        for answer in self._answers(first, len(requests)):
+            (answers if answer.kind == _ERROR else told).append(answer)
         if not answers:
             raise KernelError(mechanism=self.mechanism, doing=doing, said="the kernel did not answer")
         refusals = [refusal for answer in answers if (refusal := _refusal(answer, first))]
         for refusal in refusals:
             if refusal.errno == errno.EPERM:
                 self._raise(refusal, doing)
-        return refusals
+        return refusals, told
 
     def close(self) -> None:
         """Close the socket."""
@@ -233,7 +241,7 @@ class NetlinkSocket(Closing):
                     raise
                 lost = error  # and read on, for a full queue would lose the next answers too
                 continue
-            if flags & socket.MSG_TRUNC:
+            if flags & _TRUNCATED:
                 said = f"an answer is longer than {_DATAGRAM} bytes"
                 raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said)
             answers += (answer for answer in messages(datagram) if (answer.sequence - first) & 0xFFFFFFFF < count)

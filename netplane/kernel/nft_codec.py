@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from netplane.kernel.netlink import (
     ATTRIBUTE_LIMIT,
     CREATE,
+    ECHO,
+    Message,
     Request,
     as_text,
     attribute,
     attributes,
+    batch,
     each_attribute,
     nested,
     text,
@@ -29,7 +32,7 @@ from netplane.programs.nftables import NFT_FAMILY, TABLE, Data, Hook, SetName
 
 SUBSYSTEM = 10
 _GET_TABLE, _GET_CHAIN, _GET_RULE, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = 1, 4, 7, 10, 13, 16
-_NEW_ELEMENTS, _DELETE_ELEMENTS = 12, 14
+_NEW_ELEMENTS, _DELETE_ELEMENTS, _NEW_GENERATION = 12, 14, 15
 
 _NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
@@ -131,6 +134,18 @@ def get_elements(target: KernelSet) -> Request:
 def generation(payload: bytes) -> bytes:
     """The number of the last transaction, opaque."""
     return attributes(payload, 4)[1]
+
+
+def transaction(requests: Sequence[Request]) -> list[Request]:
+    """The requests as one transaction that tells its number, if it has one: see `numbered`."""
+    messages = batch(SUBSYSTEM, requests)
+    messages[1] = messages[1]._replace(flags=messages[1].flags | ECHO)  # the kernel looks at the first after the begin
+    return messages
+
+
+def numbered(told: Iterable[Message]) -> bool:
+    """Whether a transaction got a number, from what the kernel told of it. One that changed nothing gets none."""
+    return any(each.kind == SUBSYSTEM << 8 | _NEW_GENERATION for each in told)
 
 
 def table_comment(payload: bytes) -> str:

@@ -237,8 +237,8 @@ class NftablesDriver(Closing):
         steps = list(self._steps(changes))
         if not steps:
             return
-        with self._counting():
-            refusals = self._socket.transact(netlink.batch(nft_codec.SUBSYSTEM, [request for _, request in steps]))
+        refusals, told = self._socket.exchange(nft_codec.transaction([request for _, request in steps]))
+        self._own.count += nft_codec.numbered(told)
         if refusals:
             first = refusals[0]
             position = first.position - 1  # the batch begins with a message of its own
