@@ -6,15 +6,18 @@ import argparse
 import os
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 from bench import report
+from bench.cni_tables import attach_tables
 from bench.measure import measure
 from bench.results import FULL, PARTS, QUICK
 from bench.tables import tables
 from bench.ways import WAYS
 
-_BEGIN, _END = "<!-- last run of scripts/bench -->\n", "<!-- end of the last run -->\n"
+_SERVICES, _CONTAINERS = "scripts/bench", "scripts/bench --only cni"
+_END = "<!-- end of the last run -->\n"
 _PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
 
@@ -33,13 +36,14 @@ def main() -> int:
     ways = tuple(way for way in WAYS if str(way) in (given.backend or map(str, WAYS)))
     results = measure(QUICK if given.quick else FULL, say, parts, ways)
     say("done")
-    made = tables(results)
-    text = report.text(results, made)
-    print(text, end="")
+    sections = {_SERVICES: tables(results), _CONTAINERS: attach_tables(results.attach) if results.attach else []}
+    made = list(chain.from_iterable(sections.values()))
+    print(report.text(results, made), end="")
     if given.json:
         given.json.write_text(report.as_json(results, made))
-    if given.record:
-        _record(text)
+    for section, shown in sections.items() if given.record else ():
+        if shown:
+            _record(section, report.text(results, shown))
     return 0
 
 
@@ -55,15 +59,16 @@ def _words() -> argparse.Namespace:
     words.add_argument("--json", type=Path, metavar="FILE", help="write every sample and the tables to FILE")
     words.add_argument("--record", action="store_true", help=f"put the tables into docs/{_PAGE.name}")
     given = words.parse_args()
-    if given.record and (given.only or given.backend or given.quick):
-        words.error("--record is for a whole run")
+    if given.record and (given.only not in (None, ["cni"]) or given.backend or given.quick):
+        words.error("--record is for a whole run, or --only cni")
     return given
 
 
-def _record(tables: str) -> None:
-    before, rest = _PAGE.read_text().split(_BEGIN)
-    after = rest.split(_END)[1]
-    _PAGE.write_text(f"{before}{_BEGIN}\n{tables}\n{_END}{after}")
+def _record(section: str, tables: str) -> None:
+    """Put tables between the section's mark and the next end."""
+    before, begin, rest = _PAGE.read_text().partition(f"<!-- last run of {section} -->\n")
+    _, end, after = rest.partition(_END)
+    _PAGE.write_text(f"{before}{begin}\n{tables}\n{end}{after}")
 
 
 if __name__ == "__main__":

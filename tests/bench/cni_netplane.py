@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ from netplane.kernel.netns import Namespace
 
 _READY_SECONDS = 30.0
 _NETWORK: Mapping[str, Any] = {"cniVersion": "1.0.0", "name": "pods"}
-_MANIFEST = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "status": {}}
 
 
 class Installed(Closing):
-    """An agent that serves attachments, and folders as /opt/cni/bin and /etc/cni/net.d are on a node."""
+    """An agent that serves attachments, and folders as /opt/cni/bin and /etc/cni/net.d are on a node.
 
-    def __init__(self, namespace: Namespace, folder: Path, plugin: Mapping[str, Any]) -> None:
+    `ranges` are the node's pod ranges.
+    """
+
+    def __init__(self, namespace: Namespace, folder: Path, plugin: Mapping[str, Any], ranges: Sequence[str]) -> None:
         self._namespace, self._folder = namespace, folder
         self.executables, self.net_d = folder / "bin", folder / "net.d"
         self.state = folder / "state"
         (folder / "manifests").mkdir(parents=True)
-        (folder / "manifests" / "node.yaml").write_text(json.dumps(_MANIFEST))
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "spec": {"podCIDRs": list(ranges)}}
+        (folder / "manifests" / "node.yaml").write_text(json.dumps(node))
         if not LAUNCHER.exists():
             build()
         install(
@@ -69,7 +72,7 @@ class Netplane(Closing):
     def __init__(self, folder: Path) -> None:
         self.namespace = Namespace()
         self.runner = Runner(folder, self.namespace)
-        self._installed = Installed(self.namespace, folder / "installed", _plugin(masquerade=False))
+        self._installed = Installed(self.namespace, folder / "installed", _plugin(masquerade=False), [SUBNET])
         self.launcher = self._installed.executables / "netplane"
 
     def add(self, way: Way, pod: Pod) -> list[Stage]:

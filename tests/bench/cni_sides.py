@@ -83,10 +83,19 @@ class Side(Protocol):
         """Seconds of processor time used so far by what serves all containers, 0 if there is no such thing."""
 
 
+def missing() -> str:
+    """Which reference plugins this machine has not: "" if none."""
+    lacking = [each for each in ("bridge", "host-local", "portmap") if not (REFERENCE_PLUGINS / each).exists()]
+    where = f"{REFERENCE_PLUGINS} (package containernetworking-plugins)"
+    return f"missing in {where}: {', '.join(lacking)}" if lacking else ""
+
+
 class Reference(Closing):
-    """Debian's bridge + host-local, and portmap."""
+    """Debian's bridge + host-local, and portmap. Raises RuntimeError where they are missing."""
 
     def __init__(self, folder: Path) -> None:
+        if lacking := missing():
+            raise RuntimeError(lacking)
         self.namespace = Namespace()
         self.runner = Runner(folder, self.namespace)
         self._leases = str(folder / "networks")

@@ -31,7 +31,15 @@ class _Row:
 def attach_tables(run: AttachRun) -> list[Table]:
     """All tables of a run."""
     rows = chain(_durations(run), _rates(run), _versions(run))
-    columns = ("", "netplane p50 / p90", "reference p50 / p90", "netplane / reference", "by block", "target")
+    columns = (
+        "container",
+        "netplane p50 / p90",
+        "reference p50 / p90",
+        "netplane / reference",
+        "by block",
+        "fastest",
+        "target",
+    )
     return [
         Table("Attaching a container: netplane and Debian's bridge + host-local (+ portmap)", columns, tuple(rows)),
         Table("What is started, and what serves", ("", "netplane", "reference", "target"), tuple(_sizes(run))),
@@ -66,6 +74,7 @@ def _duration(row: _Row, netplane: list[list[float]], reference: list[list[float
         _percentiles(theirs),
         ratio(median(ours), median(theirs)),
         _range(map(median, netplane), map(median, reference)),
+        ratio(min(ours), min(theirs)),
         judged(quotient, row.limit, times) if row.limit else "",
     )
 
@@ -80,6 +89,7 @@ def _rates(run: AttachRun) -> Iterator[tuple[str, ...]]:
             f"{median(theirs):.0f} per second",
             ratio(median(ours), median(theirs)),
             _range(ours, theirs),
+            ratio(max(ours), max(theirs)),
             f">= {times(_THROUGHPUT)}: {'reached' if quotient >= _THROUGHPUT else 'missed'}",
         )
 
@@ -87,8 +97,8 @@ def _rates(run: AttachRun) -> Iterator[tuple[str, ...]]:
 def _versions(run: AttachRun) -> Iterator[tuple[str, ...]]:
     ours, theirs = run.versions
     if ours and theirs:
-        compared = ratio(median(ours), median(theirs))
-        yield ("VERSION: nothing but starting", _percentiles(ours), _percentiles(theirs), compared, "", "")
+        compared = (ratio(median(ours), median(theirs)), "", ratio(min(ours), min(theirs)))
+        yield ("VERSION: nothing but starting", _percentiles(ours), _percentiles(theirs), *compared, "")
 
 
 def _sizes(run: AttachRun) -> Iterator[tuple[str, ...]]:

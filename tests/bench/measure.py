@@ -12,6 +12,7 @@ from bench import clusters
 from bench.agent import run_agent
 from bench.baselines import Baseline, baseline
 from bench.clusters import Change, Churn, Size
+from bench.cni import run_attach
 from bench.cold import cold_loads
 from bench.kills import kills_in_new_processes
 from bench.nodes import Netplane, Node
@@ -41,6 +42,8 @@ def measure(amount: Amount, say: Say, parts: Iterable[str] = PARTS, ways: tuple[
         if "kills" in wanted:
             say(f"{amount.kills} agents killed")
             results.kills = kills_in_new_processes(ways, amount.kills)
+        if "cni" in wanted:
+            results.attach = run_attach(amount.attach, say)
     return results
 
 

@@ -52,6 +52,7 @@ class Agent(Closing):
         self._ready, tell = os.pipe()
         words = (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", NODE)
         options = ("--backend", way.backend, "--run-dir", str(place / "run"), "--log", "json", "--ready-fd", str(tell))
+        options += ("--state-dir", str(place / "state"))
         try:
             self.process = namespace.run(
                 lambda: subprocess.Popen(

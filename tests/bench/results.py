@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bench.clusters import Size
+from bench.cni_results import AttachAmount, AttachRun
 
-PARTS = ("cold", "change", "agent", "packets", "kills")
+PARTS = ("cold", "change", "agent", "packets", "kills", "cni")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Amount:
     """How long single changes go on at least: with `flap_seconds` beyond `--at-most`, so all is compared once."""
     flap_seconds: float
     kills: int
+    attach: AttachAmount
 
 
 FULL = Amount(
@@ -60,6 +62,7 @@ FULL = Amount(
     agent_seconds=23.0,
     flap_seconds=10.0,
     kills=100,
+    attach=AttachAmount(blocks=8, versions=25, serial=15, parallel=40, ports=6, many=1000),
 )
 QUICK = Amount(
     loads=(Load(Size(1000, 2), 3, 3), Load(Size(3000, 2), 1, 1)),
@@ -75,6 +78,7 @@ QUICK = Amount(
     agent_seconds=0.0,
     flap_seconds=3.0,
     kills=3,
+    attach=AttachAmount(blocks=3, versions=20, serial=10, parallel=24, ports=4, many=200),
 )
 
 
@@ -180,6 +184,8 @@ class Results:
     packets: dict[str, list[list[float]]] = field(default_factory=dict)
     """Seconds per connection: by target, see `target`, then by round."""
     kills: dict[str, Kills] = field(default_factory=dict)
+    attach: AttachRun | None = None
+    """Of containers, which is the same whatever the way."""
 
 
 NETPLANE, CONTROL, BASELINE = "netplane", "netplane, on a second node", "baseline"

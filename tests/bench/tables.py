@@ -25,7 +25,7 @@ _PACKETS = {IPTABLES: 1.3, LEGACY: 1.3}
 
 
 def tables(results: Results) -> list[Table]:
-    """All tables of a run that have anything to show."""
+    """All tables of a run that have anything to show, but those of containers (`cni_tables`)."""
     made = [_cold(results), _scaling(results), *_changes(results), _agents(results), _flaps(results)]
     return [table for table in (*made, _packets(results), _kills(results)) if table.rows]
 

@@ -12,6 +12,8 @@ from bench import clusters, kube_proxy_iptables, kube_proxy_nft, report
 from bench.agent import run_agent
 from bench.baselines import IptablesBaseline, NftBaseline, baseline
 from bench.clusters import SERVICE_PORT, Churn, Kind, Size, cluster_ip, endpoints
+from bench.cni_results import AttachAmount
+from bench.cni_tables import attach_tables
 from bench.cold import baseline_cold, cold_loads, netplane_cold
 from bench.kills import killed
 from bench.measure import measure
@@ -44,6 +46,7 @@ TINY = Amount(
     agent_seconds=0.0,
     flap_seconds=0.3,
     kills=2,
+    attach=AttachAmount(blocks=2, versions=1, serial=1, parallel=9, ports=1, many=3),
 )
 
 every_way = pytest.mark.parametrize("way", WAYS, ids=str)
@@ -350,5 +353,8 @@ def test_a_whole_run_makes_every_table_and_a_part_only_its_own():
     made = tables(results)
     assert len(made) == 5 + len(WAYS)  # all but the growth: there is one size
     assert all(f"**{table.title}**" in report.text(results, made) for table in made)
+    assert results.attach
+    made += attach_tables(results.attach)
+    assert made[-1].rows[-2][0] == "agent with 3 containers"
     assert json.loads(report.as_json(results, made))["samples"]["cold"][0]["netplane"]
     assert [table.title[:9] for table in tables(measure(TINY, said.append, ("cold",)))] == ["Cold load"]

@@ -112,7 +112,7 @@ def rows(run):
 def test_targets_are_said_to_be_reached_or_missed():
     fast, slow = attached(1, 1, 1, seconds=0.1), attached(10, 10, 10, seconds=1.0)
     made = rows(run_of(fast, slow))
-    assert made["ADD: bridge, one at a time"][2:] == ("0.10 x", "0.10 x to 0.10 x", "<= 0.15 x: reached")
+    assert made["ADD: bridge, one at a time"][2:] == ("0.10 x", "0.10 x to 0.10 x", "0.10 x", "<= 0.15 x: reached")
     assert made["ADD, throughput: bridge, 8 at once"][-1] == ">= 6 x: reached"
     assert made["DEL acknowledged: bridge, 8 at once"][-1] == "<= 0.1 x: reached"
     assert made["executable"][-1] == "<= 100 KiB: reached"
