@@ -9,16 +9,13 @@ import pytest
 from bench import report
 from bench.cni_exec import Block, Ran, Runner, Stage
 from bench.cni_results import AT_ONCE, Attached, AttachRun, case
-from bench.cni_sides import PLAIN, PORTS, REFERENCE_PLUGINS, Pods, Reference, links, wait_for_links
+from bench.cni_sides import PLAIN, PORTS, Pods, Reference, links, missing, wait_for_links
 from bench.cni_tables import attach_tables
 from bench.ways import private_lock
 from netplane.kernel.netns import Namespace
 
 CAT, FALSE, ENV = Path("/bin/cat"), Path("/bin/false"), Path("/usr/bin/env")
-has_reference = pytest.mark.skipif(
-    not (REFERENCE_PLUGINS / "portmap").exists(),
-    reason=f"containernetworking-plugins are missing in {REFERENCE_PLUGINS}",
-)
+has_reference = pytest.mark.skipif(bool(missing()), reason=missing())
 
 
 @pytest.fixture
