@@ -130,14 +130,16 @@ class Section:
         """Each object of a list, read in the same way."""
         return (Section(each, where, self.code, folded=self.folded) for where, each in self.items(key))
 
-    def address(self, key: str) -> IPAddress | None:
-        """An address; None if absent."""
+    def address(self, key: str, family: int = 0) -> IPAddress | None:
+        """An address, of this family unless it is 0; None if absent."""
         text = self.text(key)
         if not text:
             return None
         found = address_of(text)
         if found is None:
             raise self.bad(key, "is not an IP address")
+        if family not in (0, found.version):
+            raise self.bad(key, f"is not an IPv{family} address")
         return found
 
     def network(self, key: str) -> IPNetwork | None:

@@ -50,7 +50,7 @@ def route(section: Section) -> Route:
     to = section.network("dst")
     if to is None:
         raise section.bad("dst", "is missing")
-    via = section.address("gw")
+    via = section.address("gw", to.version)
     if section.values.keys() <= _PLAIN:
         return Route(to, via)
     return Route(

@@ -146,7 +146,7 @@ def _decoded_by_family(section: Section) -> Result:
         address = one.interface("ip")
         if address.version != family:
             raise one.bad("ip", f"is not an IPv{family} address")
-        addresses.append(ResultAddress(address, one.address("gateway")))
+        addresses.append(ResultAddress(address, one.address("gateway", family)))
         routes.extend(map(route, one.sections("routes")))
     return Result((), tuple(addresses), tuple(routes), _decoded_dns(section))
 
@@ -165,7 +165,8 @@ def _decoded_interface(section: Section) -> Interface:
 def _decoded_address(section: Section, interfaces: int) -> ResultAddress:
     at = section.number("interface", -_LARGEST, _LARGEST)
     inside = at is not None and 0 <= at < interfaces
-    return ResultAddress(section.interface("address"), section.address("gateway"), at if inside else None)
+    address = section.interface("address")
+    return ResultAddress(address, section.address("gateway", address.version), at if inside else None)
 
 
 def _decoded_dns(section: Section) -> Dns:

@@ -166,7 +166,7 @@ def _route(value: object, where: str, known: dict, family: int | None = None) ->
         return [*wrong, f"{where}.dst: {value.get('dst')!r}"]
     if family not in (None, to.version):
         wrong.append(f"{where}.dst is of another family: {to}")
-    return wrong + (_address(value["gw"], f"{where}.gw", None) if "gw" in value else [])
+    return wrong + (_address(value["gw"], f"{where}.gw", to.version) if "gw" in value else [])
 
 
 def _dns(value: dict) -> list[str]:

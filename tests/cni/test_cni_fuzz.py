@@ -309,7 +309,7 @@ def _some_address(chance: random.Random, interface: int | None) -> ResultAddress
 
 def _some_route(chance: random.Random) -> Route:
     to = ip_network(chance.choice(("0.0.0.0/0", "::/0", "10.0.0.0/8", "fd00::/64", "10.1.2.3/32")))
-    via = chance.choice((None, ip_address("10.0.0.1"), ip_address("fe80::1")))
+    via = chance.choice((None, ip_address("10.0.0.1" if to.version == 4 else "fe80::1")))
     small = (0, 1, 1400, 2**31 - 1)
     return Route(
         to,
