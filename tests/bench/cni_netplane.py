@@ -56,8 +56,7 @@ class Installed(Closing):
         self.agent.close()
 
     def _start(self) -> Agent:
-        words = ("--state-dir", str(self.state))
-        agent = Agent(NFTABLES, self._namespace, self._folder / "manifests", self._folder, *words)
+        agent = Agent(NFTABLES, self._namespace, self._folder / "manifests", self._folder)
         try:
             agent.must_be_ready(_READY_SECONDS)
         except BaseException:

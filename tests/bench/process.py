@@ -48,7 +48,7 @@ class Used:
 class Agent(Closing):
     """An agent in a namespace, on a folder of manifests, in a process group of its own. `place` is for its files."""
 
-    def __init__(self, way: Way, namespace: Namespace, folder: Path, place: Path, *more: str) -> None:
+    def __init__(self, way: Way, namespace: Namespace, folder: Path, place: Path) -> None:
         self._ready, tell = os.pipe()
         words = (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", NODE)
         options = ("--backend", way.backend, "--run-dir", str(place / "run"), "--log", "json", "--ready-fd", str(tell))
@@ -56,7 +56,7 @@ class Agent(Closing):
         try:
             self.process = namespace.run(
                 lambda: subprocess.Popen(
-                    (*words, *options, *more), stderr=subprocess.PIPE, pass_fds=(tell,), start_new_session=True
+                    (*words, *options), stderr=subprocess.PIPE, pass_fds=(tell,), start_new_session=True
                 )
             )
         finally:
