@@ -171,9 +171,9 @@ class Bridges(Closing):
     def _filter_vlans(self, options: BridgeOptions, facts: LinkFacts) -> None:
         if facts.vlan_filtering:
             return
-        self._do(link_orders.change(facts.index, link_orders.vlan_filtering()))
+        refused = self._kernel.attempt([link_orders.change(facts.index, link_orders.vlan_filtering())])
         after = link_read.link(self._kernel, facts.index)
-        if after is None or not after.vlan_filtering:  # a kernel without it ignores the request
+        if refused or after is None or not after.vlan_filtering:  # some kernels ignore what they cannot do
             said = f"vlan {options.vlan}: this kernel cannot filter VLANs on bridges"
             raise Failure(Code.UNSUPPORTED_FIELD, said, "it lacks CONFIG_BRIDGE_VLAN_FILTERING; leave `vlan` out")
         if options.gateway:

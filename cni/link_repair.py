@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 from cni import link_program
 from cni.attachment import Attachment
@@ -17,12 +18,22 @@ from netplane.kernel.link_read import LinkFacts
 from netplane.kernel.links import LOOPBACK, Links, Order
 from netplane.kernel.netlink import Request
 from netplane.kernel.netns import Visit
-from netplane.kernel.routes import RouteFacts
-from netplane.model.address import IPAddress, IPNetwork
+from netplane.model.address import IPAddress
 
 USUAL_MTU = 1500
 _DEFAULT = (IPv4Address("203.0.113.1"), IPv6Address("2001:db8::1"))
 """Only the default route goes there (RFC 5737, RFC 3849)."""
+
+
+class _Found(NamedTuple):
+    """The number of an attachment's bridge, 0 for none; host routes and addresses, each by the number of its link."""
+
+    bridge: int
+    routes: frozenset[tuple[int, bytes]]
+    addresses: frozenset[tuple[int, bytes]]
+
+
+_NOTHING: tuple[frozenset[tuple[int, bytes]], frozenset[tuple[int, bytes]]] = (frozenset(), frozenset())
 
 
 class Repair:
@@ -36,12 +47,24 @@ class Repair:
         own = [each for each in attachments if each.link]
         words = [*_forwarding(own, forwarding), *self._mended_bridges(own)]
         have = ours(self._kernel)
-        host_routes = set(_keys(routes.read(self._kernel, routes.PROTOCOL)))
+        routed = self._read_routed() if any(each.bridge is None for each in own) else _NOTHING
+        bridges = {each.bridge.name for each in own if each.bridge}
+        numbers = {name: link_read.number(self._kernel, name) for name in bridges}
         for each in own:
             facts = have.get(each.link)
             if facts is not None:
-                words += self._mended_link(each, facts, host_routes)
+                bridge = numbers[each.bridge.name] if each.bridge else 0
+                words += self._mended_link(each, facts, _Found(bridge, *routed))
         return words
+
+    def _read_routed(self) -> tuple[frozenset[tuple[int, bytes]], frozenset[tuple[int, bytes]]]:
+        """Host routes and addresses, each by the number of its link."""
+        found = routes.read(self._kernel, routes.PROTOCOL)
+        own = link_read.addresses(self._kernel)
+        return (
+            frozenset((each.index, each.to.network_address.packed) for each in found),
+            frozenset((each.index, each.address.packed) for each in own),
+        )
 
     def _mended_bridges(self, attachments: Iterable[Attachment]) -> Iterator[str]:
         different = {(each.bridge, *link_program.gateway_addresses(each)): each for each in attachments if each.bridge}
@@ -51,40 +74,14 @@ class Repair:
             except Failure as failure:
                 yield f"not mended: {failure}"
 
-    def _mended_link(
-        self, attachment: Attachment, facts: LinkFacts, host_routes: set[tuple[IPNetwork, int]]
-    ) -> Iterator[str]:
+    def _mended_link(self, attachment: Attachment, facts: LinkFacts, found: _Found) -> Iterator[str]:
         try:
-            for order, word in self._corrections(attachment, facts, host_routes):
+            for order, word in _corrections(attachment, facts, found):
                 refused = self._kernel.attempt([order])
                 yield f"{facts.name}: {word}" + "".join(f": not mended: {each.said}" for each in refused)
             yield from self._mended_parameters(attachment, facts)
         except NetplaneError as error:  # the link went away meanwhile
             yield f"{facts.name}: not mended: {error}"
-
-    def _corrections(
-        self, attachment: Attachment, facts: LinkFacts, host_routes: set[tuple[IPNetwork, int]]
-    ) -> Iterator[tuple[Order, str]]:
-        name = facts.index
-        if attachment.host_mac and facts.mac != attachment.host_mac:
-            yield link_orders.change(name, link_orders.mac(attachment.host_mac)), "its MAC"
-        if attachment.mtu and facts.mtu != attachment.mtu:
-            yield link_orders.change(name, link_orders.mtu(attachment.mtu)), f"its MTU was {facts.mtu}"
-        if facts.group:
-            yield link_orders.change(name, link_orders.group(0)), f"its group was {facts.group}"
-        if attachment.bridge is not None:
-            bridge = link_read.link(self._kernel, attachment.bridge.name)
-            if bridge is not None and facts.master != bridge.index:
-                yield link_orders.change(name, link_orders.master(bridge.index)), f"not in {bridge.name}"
-            as_wanted = (attachment.bridge.hairpin, attachment.bridge.isolated)
-            if facts.master != (bridge and bridge.index) or (facts.hairpin, facts.isolated) != as_wanted:
-                yield link_orders.change(name, link_program.port_of(attachment.bridge)), "its port's flags"
-        elif facts.master:
-            yield link_orders.change(name, link_orders.master(0)), "in a bridge"
-        if not facts.up:
-            yield link_orders.change(name, up=True), "down"
-        if attachment.bridge is None:
-            yield from _routed(attachment, facts, host_routes)
 
     def _mended_parameters(self, attachment: Attachment, facts: LinkFacts) -> Iterator[str]:
         wanted_ndp = link_program.families(attachment)[1]
@@ -120,27 +117,41 @@ def _mtus(kernel: Links, peers: Sequence[IPAddress]) -> Iterator[int]:
             yield min(size, route.mtu or size)
 
 
-def _routed(
-    attachment: Attachment, facts: LinkFacts, host_routes: set[tuple[IPNetwork, int]]
-) -> Iterator[tuple[Order, str]]:
+def _corrections(attachment: Attachment, facts: LinkFacts, found: _Found) -> Iterator[tuple[Order, str]]:
+    """Orders for the host's end, in the order they must be carried out in, each with what it mends."""
+    name = facts.index
+    if attachment.host_mac and facts.mac != attachment.host_mac:
+        yield link_orders.change(name, link_orders.mac(attachment.host_mac)), "its MAC"
+    if attachment.mtu and facts.mtu != attachment.mtu:
+        yield link_orders.change(name, link_orders.mtu(attachment.mtu)), f"its MTU was {facts.mtu}"
+    if facts.group:
+        yield link_orders.change(name, link_orders.group(0)), f"its group was {facts.group}"
+    if facts.master != found.bridge:
+        where = f"not in {attachment.bridge.name}" if attachment.bridge else "in a bridge"
+        yield link_orders.change(name, link_orders.master(found.bridge)), where
+    if attachment.bridge is not None:
+        as_wanted = (attachment.bridge.hairpin, attachment.bridge.isolated)
+        if facts.master != found.bridge or (facts.hairpin, facts.isolated) != as_wanted:
+            yield link_orders.change(name, link_program.port_of(attachment.bridge)), "its port's flags"
+    if not facts.up:
+        yield link_orders.change(name, up=True), "down"
+    if attachment.bridge is None:
+        yield from _routed(attachment, facts, found)
+
+
+def _routed(attachment: Attachment, facts: LinkFacts, found: _Found) -> Iterator[tuple[Order, str]]:
     wrong = [what.name.lower() for what, value in link_program.STRICT if facts.conf(what) != value]
     if link_program.wants_localnet(attachment) and not facts.conf(link_orders.Conf.ROUTE_LOCALNET):
         wrong.append("route_localnet")
     if wrong:
-        yield link_orders.change(facts.index, *link_program.host_settings(attachment, ipv6=True)), ", ".join(wrong)
-    missing = not {(_own(each.address.ip), facts.index) for each in attachment.addresses} <= host_routes
-    if missing or not facts.up:  # with the link going down its routes went
+        settings = link_program.host_settings(attachment, ipv6=bool(facts.inet6))
+        yield link_orders.change(facts.index, *settings), ", ".join(wrong)
+    own = {(facts.index, each.address.packed) for each in attachment.addresses}
+    hops = {(facts.index, each.gateway.packed) for each in attachment.addresses if each.gateway}
+    six = {hop for hop in hops if len(hop[1]) == 16}
+    if not facts.up or not own <= found.routes or not six <= found.addresses:  # a link that goes down loses both
         for order in link_program.host_side(attachment, facts.index):
             yield order, order.doing
-
-
-def _keys(found: Iterable[RouteFacts]) -> Iterator[tuple[IPNetwork, int]]:
-    for each in found:
-        yield each.to, each.index
-
-
-def _own(address: IPAddress) -> IPNetwork:
-    return IPv4Network(address) if address.version == 4 else IPv6Network(address)
 
 
 def _forwarding(attachments: Iterable[Attachment], mend: Callable[[int], bool]) -> Iterator[str]:

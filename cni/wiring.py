@@ -126,6 +126,8 @@ class Wiring(Closing):
                 self._bridges.forget(attachment.bridge.name)
             else:
                 break
+        with _inside_of(netns_fd):
+            pass  # if it cannot be entered, that is why
         raise _failed(first)
 
     def _clash(self, attachment: Attachment, netns_fd: int) -> None:
