@@ -1,7 +1,7 @@
 """The benchmark: netplane next to the layouts kube-proxy uses, in the same run. `scripts/bench` starts it.
 
 Nothing here is installed. `ways.py` says what is compared, `clusters.py` makes synthetic clusters, `baselines.py` loads
-kube-proxy's rules (`kube_proxy_*.py`), `nodes.py` puts netplane into namespaces. `cold.py`, `agent.py`, `packets.py`
-and `kills.py` each measure one part, `measure.py` all of them; `results.py` is what they saw, `tables.py` makes tables
-of it. Read docs/performance.md first.
+kube-proxy's rules (`kube_proxy_*.py`), `nodes.py` puts netplane into namespaces. `cold.py`, `agent.py`, `packets.py`,
+`kills.py` and `cni.py` (with `cni_*`) each measure one part, `measure.py` all of them; `results.py` is what they saw,
+`tables.py` makes tables of it. Read docs/performance.md first.
 """
