@@ -413,7 +413,7 @@ static void ask(int netns)
 // Does not return if Python could be started. It finds on standard input what we have read from it.
 static void fall_back(void)
 {
-    char *arguments[] = {(char *)settings()->fallback, "-I", "-m", "cni", NULL};
+    char *arguments[] = {(char *)settings()->fallback, "-I", "-m", "cni", (char *)settings()->spool, NULL};
     long memory = SYSCALL(memfd_create, "cni-stdin", 0, 0, 0, 0);
     if (memory < 0 || !write_all(memory, asked_stdin, head.stdin_size))
         return;

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from netplane import __version__
 from netplane.agent.control import ControlServer
@@ -25,6 +25,7 @@ from netplane.agent.health import HealthServers
 from netplane.agent.lock import SOCKET, NamespaceMark, RunDirectory
 from netplane.agent.orders import Order, Orders, connections_value
 from netplane.agent.pace import Pace, Reach
+from netplane.agent.pods import CniService, serving
 from netplane.agent.reconcile import Round
 from netplane.agent.status import Facts, History
 from netplane.agent.systemd import Systemd
@@ -77,7 +78,10 @@ def run_agent(options: AgentOptions) -> None:
             Watcher(options.source) as watcher,  # watch before reading: no change may fall between
             _listening(place) as questions,
         ):
-            asyncio.run(_Agent(options, host, events, watcher, mark, questions).run())
+            work = Work(options, host)
+            with serving(options.cni, place, work.network) as pods:
+                means = _Means(host, events, watcher, mark, questions, work, pods)
+                asyncio.run(_Agent(options, means).run())
     finally:
         gc.enable()
 
@@ -91,18 +95,22 @@ def _listening(place: RunDirectory) -> Iterator[socket.socket]:
             place.remove(SOCKET)
 
 
+class _Means(NamedTuple):
+    """What an agent works with; others open and close it."""
+
+    host: Host
+    events: RulesetEvents
+    watcher: Watcher
+    mark: NamespaceMark
+    questions: socket.socket
+    work: Work
+    pods: CniService | None
+
+
 class _Agent:
-    def __init__(
-        self,
-        options: AgentOptions,
-        host: Host,
-        events: RulesetEvents,
-        watcher: Watcher,
-        mark: NamespaceMark,
-        questions: socket.socket,
-    ) -> None:
-        self._options, self._host, self._events, self._watcher, self._mark = options, host, events, watcher, mark
-        self._work = Work(options, host)
+    def __init__(self, options: AgentOptions, means: _Means) -> None:
+        self._options = options
+        self._host, self._events, self._watcher, self._mark, questions, self._work, self._pods = means
         self._thread = ThreadPoolExecutor(1, "rounds")
         self._history = History(now())
         self._problems: frozenset[Problem] = frozenset()
@@ -380,5 +388,6 @@ class _Agent:
             memory=memory(),
             pressure=pressure(),
             troubles=tuple(self._work.reconciler.flows.troubles.values()),
+            cni=self._pods.value() if self._pods else None,
         )
         return self._history.value(at, facts)

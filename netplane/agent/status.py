@@ -67,6 +67,8 @@ class Facts:
     """None where the kernel tracks no connections."""
     troubles: tuple[str, ...]
     """What else is wrong, in one line each: with the table of connections, with removing stale flows."""
+    cni: dict[str, Any] | None = None
+    """The attachments of the CNI plugin; None if this agent does not serve it."""
 
 
 @dataclass(slots=True)
@@ -155,6 +157,7 @@ class History:
             "problems": {"count": len(facts.problems), "first": _problem_values(facts.problems[:PROBLEMS])},
             "conntrack": _pressure_value(facts.pressure),
             "troubles": [one_line(each) for each in facts.troubles],
+            "cni": facts.cni,
             "memoryBytes": facts.memory,
         }
 

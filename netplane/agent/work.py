@@ -5,18 +5,21 @@ The event loop goes on meanwhile: it answers who asks, and notes what happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cni.plugin import NodeNetwork
 from netplane.agent.lock import RUN_DIRECTORY
 from netplane.agent.pace import Limits, Reach
+from netplane.agent.pods import CniOptions, node_network
 from netplane.agent.reconcile import Reconciler, Round
 from netplane.agent.switch import Connections, Established, compare, established
 from netplane.backends.backend import Backend
 from netplane.errors import InputError, KernelError, NetplaneError
 from netplane.kernel import conntrack
 from netplane.kernel.host import Host, HostOptions
+from netplane.model.node import Node
 from netplane.model.snapshot import Snapshot
 from netplane.plan.settings import Settings
 from netplane.sources.manifests import Loaded, ManifestDirectory
@@ -36,6 +39,8 @@ class AgentOptions:
     run_directory: Path = RUN_DIRECTORY
     ready_fd: int = -1
     host: HostOptions = field(default_factory=HostOptions)
+    cni: CniOptions | None = None
+    """None: this agent does not serve the CNI plugin."""
 
 
 class NotSwitched(NetplaneError):
@@ -62,6 +67,7 @@ class Work:
         self._options, self._host = options, host
         self._source = ManifestDirectory(options.source)
         self.loaded = Loaded(Snapshot(), (), complete=False)
+        self._network: tuple[Mapping[str, Node], NodeNetwork] | None = None
         self.backend = options.backend
         self.reconciler = self._reconciler(options.backend)
 
@@ -73,6 +79,13 @@ class Work:
             self.loaded = self._source.refresh(changed)
         whole = reach is not Reach.CHANGES
         return self.reconciler.reconcile(self.loaded.snapshot, whole=whole, sweep=self.loaded.complete)
+
+    def network(self) -> NodeNetwork:
+        """What the source, as it was last read, says of this node. May be asked by any thread."""
+        nodes = self.loaded.snapshot.nodes
+        if self._network is None or self._network[0] is not nodes:
+            self._network = (nodes, node_network(nodes, self._options.node))
+        return self._network[1]
 
     def switch(self, to: Backend) -> Switched:
         """Serve with another backend: all it has is made before anything of the present one is swept.

@@ -14,6 +14,7 @@ from netplane.agent.lock import RUN_DIRECTORY
 from netplane.agent.logs import log_to_stderr
 from netplane.agent.loop import hold_reloads, run_agent
 from netplane.agent.pace import Limits
+from netplane.agent.pods import STATE_DIRECTORY, CniOptions
 from netplane.agent.work import AgentOptions
 from netplane.backends.registry import BACKENDS, backend_named
 from netplane.cli.agent_text import status_text, switch_text
@@ -62,6 +63,15 @@ _run_dir_option = click.option(
 )
 
 
+_state_dir_option = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=STATE_DIRECTORY,
+    show_default=True,
+    help="Folder of what must outlive the agent: which container has which address.",
+)
+
+
 @group.command()
 @from_option
 @node_option
@@ -71,6 +81,8 @@ _run_dir_option = click.option(
 @_run_dir_option
 @click.option("--at-least", type=_SECONDS, default=0.05, show_default=True, help="Seconds between two rounds.")
 @click.option("--at-most", type=_SECONDS, default=30.0, show_default=True, help="Seconds between full comparisons.")
+@_state_dir_option
+@click.option("--cni/--no-cni", "serve_cni", default=True, help="Whether to serve the CNI plugin.", show_default=True)
 @click.option("--log", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--ready-fd", type=int, default=-1, hidden=True, help="Write a byte here when the kernel is up to date.")
 def run(
@@ -82,6 +94,8 @@ def run(
     run_dir: Path,
     at_least: float,
     at_most: float,
+    state_dir: Path,
+    serve_cni: bool,
     style: str,
     ready_fd: int,
 ) -> None:
@@ -96,7 +110,9 @@ def run(
     limits = Limits(at_least=at_least, at_most=at_most)
     needed = partial(require, variant=variant)
     needed(chosen)
-    run_agent(AgentOptions(node, source, chosen, settings, needed, limits, run_dir, ready_fd, HostOptions(variant)))
+    cni = CniOptions(state_dir) if serve_cni else None
+    host = HostOptions(variant)
+    run_agent(AgentOptions(node, source, chosen, settings, needed, limits, run_dir, ready_fd, host, cni))
 
 
 @group.command()

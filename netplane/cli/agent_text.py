@@ -15,7 +15,8 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 def status_text(found: dict[str, Any]) -> str:
     """The status as lines: what it is first, then what is wrong, then what happened."""
     rows = [*_rows(found)]
-    troubles = (f"trouble: {each}" for each in found["troubles"])
+    wrong = (*found["troubles"], *(found["cni"] or {"problems": ()})["problems"])
+    troubles = (f"trouble: {each}" for each in wrong)
     return "\n".join([columns(rows), *_failure(found), *troubles, *_drift(found), *_problems(found)])
 
 
@@ -47,6 +48,9 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if counted := found["conntrack"]:
         used = 100 * counted["entries"] / max(counted["limit"], 1)
         yield "conntrack", f"{counted['entries']} of {counted['limit']} entries ({used:.0f} %)"
+    if pods := found["cni"]:
+        pending = f", {pods['pending']} being deleted" if pods["pending"] else ""
+        yield "cni", f"{pods['attachments']} attachments{pending}"
     yield "memory", f"{found['memoryBytes'] / 2**20:.0f} MiB"
 
 

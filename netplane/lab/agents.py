@@ -73,7 +73,8 @@ class LabAgent(Closing):
 
     def _words(self, verb: str, *words: str) -> tuple[str, ...]:
         place = ("--run-dir", self._run_directory.name)
-        return (sys.executable, "-m", "netplane", "agent", verb, *words, *place)
+        state = ("--state-dir", f"{self._run_directory.name}/state") if verb == "run" else ()
+        return (sys.executable, "-m", "netplane", "agent", verb, *words, *place, *state)
 
 
 @contextmanager

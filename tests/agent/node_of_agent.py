@@ -256,7 +256,7 @@ class Node(Closing):
 def words_of(folder: Path, run_dir: Path) -> tuple[str, ...]:
     """The command, on node n1; a later --node wins."""
     words = (sys.executable, "-m", "netplane", "agent", "run", "--from", str(folder), "--node", "n1")
-    return (*words, "--run-dir", str(run_dir))
+    return (*words, "--run-dir", str(run_dir), "--state-dir", str(run_dir.with_name(f"{run_dir.name}-state")))
 
 
 def _subscribe() -> socket.socket:

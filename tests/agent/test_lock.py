@@ -13,6 +13,7 @@ import pytest
 from node_of_agent import Agent, service
 
 from netplane.agent.lock import NAMESPACE_MARK, PID_FILE, SOCKET, NamespaceMark, RunDirectory
+from netplane.agent.pods import CNI_SOCKET
 from netplane.errors import InputError, OwnershipError
 from netplane.kernel.netns import Namespace
 
@@ -223,7 +224,7 @@ class TestAgent:
     def test_nothing_is_left_in_the_run_directory(self, web):
         with web.agent() as agent:
             agent.next("ready")
-            assert {each.name for each in web.run_dir.iterdir()} == {PID_FILE, SOCKET}
+            assert {each.name for each in web.run_dir.iterdir()} == {PID_FILE, SOCKET, CNI_SOCKET}
             assert agent.end() == 0
         assert [*web.run_dir.iterdir()] == []
 
@@ -232,7 +233,7 @@ class TestAgent:
             with web.agent() as agent:
                 agent.next("ready")
                 assert agent.end(signal.SIGKILL) == -signal.SIGKILL
-            assert {each.name for each in web.run_dir.iterdir()} == {PID_FILE, SOCKET}
+            assert {each.name for each in web.run_dir.iterdir()} == {PID_FILE, SOCKET, CNI_SOCKET}
         with web.agent() as agent:
             agent.next("ready")
             assert agent.end() == 0

@@ -25,7 +25,18 @@ class Agent:
         self._node, self._place = node, place
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by close()
         ready, told = os.pipe()
-        words = ("run", "--node", "n1", "--from", str(source), "--backend", backend, "--ready-fd", str(told))
+        words = (
+            "run",
+            "--node",
+            "n1",
+            "--from",
+            str(source),
+            "--backend",
+            backend,
+            "--ready-fd",
+            str(told),
+            "--no-cni",
+        )
         self._process = node.run(
             lambda: subprocess.Popen(
                 self._words(*words), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, pass_fds=(told,)

@@ -104,6 +104,7 @@ def agent(lab, node, source):
         str(source),
         "--run-dir",
         place,
+        "--no-cni",
     )
     process = lab.nodes[node].run(
         lambda: subprocess.Popen(
