@@ -79,16 +79,14 @@ class Reference(Closing):
 
 
 class Netplane(Installed):
-    """netplane's agent and launcher, in one of its modes."""
+    """netplane's agent and launcher, in one of its modes. Addresses are of the Node object's ranges."""
 
     versions = (4, 6)
 
     def __init__(self, mode: str, namespace: Namespace, folder: Path) -> None:
-        ranges = [[{"subnet": "10.88.0.0/24"}], [{"subnet": "fd88::/112"}]]
         capabilities = {"portMappings": True, "bandwidth": True}
-        ipam = {"type": "netplane", "ranges": ranges}
-        plugin = {"type": "netplane", "mode": mode, "ipam": ipam, "capabilities": capabilities}
-        super().__init__(namespace, folder, plugin)
+        plugin = {"type": "netplane", "mode": mode, "capabilities": capabilities}
+        super().__init__(namespace, folder, plugin, ["10.88.0.0/24", "fd88::/64"])
 
     def remembered(self, node: ContainerdNode) -> list[str]:
         return [str(each.attachment.id) for each in store.read(self.state / "cni")]
