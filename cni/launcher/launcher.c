@@ -10,7 +10,7 @@
 //   VERSION           is answered here, always; so is who we are, if nothing was asked
 //   ADD, CHECK, GC    code 11, "try again later";  STATUS: code 50
 //   DEL               is kept on disk (cni/spool.py), where the agent finds it: the runtime hears that it is done
-//   with a fallback   PYTHON -I -m cni does the work instead
+//   with a fallback   PYTHON -I -m cni SPOOL does the work instead
 //
 // Everything from outside is hostile but what `netplane cni install` wrote into `installed` below: no variable and no
 // file says where the agent, the spool or Python are. There are no timeouts here: a runtime that has waited long enough
@@ -410,7 +410,8 @@ static void ask(int netns)
 
 // --- without an agent ------------------------------------------------------------------------------------------------
 
-// Does not return if Python could be started. It finds on standard input what we have read from it.
+// Does not return if Python could be started. It finds on standard input what we have read from it, and its state beside
+// the spool.
 static void fall_back(void)
 {
     char *arguments[] = {(char *)settings()->fallback, "-I", "-m", "cni", (char *)settings()->spool, NULL};

@@ -309,6 +309,13 @@ def test_a_compiler_that_is_missing_or_refuses_is_said(tmp_path, monkeypatch, co
     assert [*tmp_path.iterdir()] == []
 
 
+def test_the_compiler_has_nothing_to_warn_of(tmp_path, monkeypatch):
+    from cni.launcher.build import build
+
+    monkeypatch.setenv("CC", "cc -Werror -Wshadow -Wstrict-prototypes -Wvla -Wpointer-arith")
+    assert build(tmp_path / "netplane").stat().st_mode & 0o777 == 0o755
+
+
 def test_equal_source_gives_equal_bytes(tmp_path, compiled_launcher):
     from cni.launcher.build import build
 

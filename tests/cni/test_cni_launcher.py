@@ -426,7 +426,7 @@ def test_a_fallback_does_the_work(fallback, verb, stdin):
         check=False,
     )
     said = done.stdout.split(b"\n")
-    assert said[:2] == [b"-I -m cni", f"{verb} c1 kept".encode()]
+    assert said[:2] == [f"-I -m cni {fallback.spool}".encode(), f"{verb} c1 kept".encode()]
     assert said[2] == stdin
     opened = b" ".join(said[3:])
     assert opened.count(b"memfd:") == 1
