@@ -1,7 +1,7 @@
 """Ranges of addresses: what host-local would make of them, and integer arithmetic on what is given away.
 
     10.88.0.0/24                  first 10.88.0.1, last 10.88.0.254, gateway 10.88.0.1: 253 addresses to give away
-    10.88.0.0/24, rangeEnd .255   the broadcast address is never given away either
+    10.88.0.0/24, rangeEnd .255   neither is the broadcast address given away, nor the network's own
 
 The defaults, the checks and their words are those of the reference plugin host-local (`backend/allocator`), so that a
 configuration means the same here. Nothing costs more for a large range than for a small one.
@@ -134,7 +134,7 @@ def refusal(ranges: RangeSet, address: IPAddress) -> str:
     if any(address == each.gateway for each in ranges):
         return f"requested ip {address} is subnet's gateway"
     if range_with(ranges, address):
-        return f"requested ip {address} is the broadcast address"
+        return f"requested ip {address} is the address of a network or its broadcast"
     return f"{address} not in range set {words(ranges)}"
 
 
@@ -145,8 +145,11 @@ def words(ranges: RangeSet) -> str:
 
 @lru_cache(maxsize=256)
 def spans(ranges: RangeSet) -> tuple[tuple[int, int], ...]:
-    """The set without gateways and broadcast addresses: first and last number of each piece, in the set's order."""
-    holes = {int(each.gateway) for each in ranges}
+    """The set without what nobody gets: first and last number of each piece, in the set's order.
+
+    That is gateways, the network's own address (in IPv6 all routers' anycast address) and IPv4's broadcast address.
+    """
+    holes = {int(number) for each in ranges for number in (each.gateway, each.subnet.network_address)}
     holes |= {int(each.subnet.broadcast_address) for each in ranges if each.subnet.version == 4}
     return tuple(piece for each in ranges for piece in _without(int(each.first), int(each.last), sorted(holes)))
 

@@ -244,7 +244,8 @@ def test_host_local_round_robin(after, want):
 def test_host_local_should_not_allocate_the_broadcast_address():
     explicit = (made("192.168.1.0/29", "", "192.168.1.7"),)
     assert listed(explicit) == last_numbers(2, 3, 4, 5, 6)
-    assert ranges.refusal(explicit, ip_address("192.168.1.7")) == "requested ip 192.168.1.7 is the broadcast address"
+    why = "requested ip 192.168.1.7 is the address of a network or its broadcast"
+    assert ranges.refusal(explicit, ip_address("192.168.1.7")) == why
 
 
 def test_requested_ip_is_the_gateway():
@@ -286,7 +287,7 @@ def test_a_range_without_addresses_gives_none():
 def test_every_start_sees_every_address_once_and_ends_with_itself():
     odd = (made("10.0.0.0/28", "10.0.0.3", "10.0.0.12", "10.0.0.7"), made("10.0.9.0/29", "10.0.9.0", "10.0.9.7"))
     everything = listed(odd)
-    assert len(set(everything)) == len(everything) == 9 + 6
+    assert len(set(everything)) == len(everything) == 9 + 5
     for start in everything:
         walk = listed(odd, start)
         assert sorted(walk) == sorted(everything)
