@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,11 +30,20 @@ def write(values: Mapping[str, str | int]) -> None:
     """Set parameters, in order. RequirementError if this kernel does not have one, KernelError if it refuses."""
     for name, value in values.items():
         try:
-            (_ROOT / name).write_text(str(value))
+            _put(f"{_ROOT}/{name}", str(value).encode())
         except FileNotFoundError as error:
             raise _missing(name) from error
         except OSError as error:
             raise KernelError(mechanism="sysctls", doing=f"write {name}={value}", said=str(error.strerror)) from error
+
+
+def _put(path: str, value: bytes) -> None:
+    """Without a text file's layers, which take four times as long: containers get some of these each."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value)
+    finally:
+        os.close(fd)
 
 
 def _missing(name: str) -> RequirementError:
