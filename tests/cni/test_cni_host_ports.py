@@ -143,6 +143,7 @@ def test_udp_keeps_working_after_a_second_container_takes_the_same_host_port(fre
 @families
 def test_udp_that_came_before_the_container_does_not_stay_where_it_went(fresh, family):
     """Sent to the node while nobody had the port: the kernel remembers that the node answers."""
+    fresh.pod(PortMapping(TCP, 1, 1))  # without any rule the kernel tracks nothing
     target = fresh.wired(PortMapping(UDP, HOST_PORT, PORT))
     with (
         server(fresh.node, family, UDP, HOST_PORT) as early,
@@ -152,6 +153,32 @@ def test_udp_that_came_before_the_container_does_not_stay_where_it_went(fresh, f
         assert ask(asking, NODE[family], HOST_PORT, [early, late]).server is early
         fresh.add(target)
         assert ask(asking, NODE[family], HOST_PORT, [early, late]).server is late
+
+
+@families
+def test_udp_does_not_go_on_to_a_container_that_lost_its_port(fresh, family):
+    target = fresh.pod(PortMapping(UDP, HOST_PORT, PORT))
+    with (
+        server(target.namespace, family, UDP, PORT) as before,
+        server(fresh.node, family, UDP, HOST_PORT) as after,
+        client(fresh.outside, family, UDP) as asking,
+    ):
+        assert ask(asking, NODE[family], HOST_PORT, [before, after]).server is before
+        fresh.remove(target)
+        assert ask(asking, NODE[family], HOST_PORT, [before, after]).server is after
+
+
+@families
+def test_udp_that_passes_through_to_the_same_port_elsewhere_goes_on(fresh, family):
+    """A container's own connection to that port of somebody outside keeps the port it was masqueraded to."""
+    asker, target = fresh.pod(), fresh.wired(PortMapping(UDP, HOST_PORT, PORT))
+    with (
+        server(fresh.outside, family, UDP, HOST_PORT, OUTSIDE[family]) as there,
+        client(asker.namespace, family, UDP) as asking,
+    ):
+        before = ask(asking, OUTSIDE[family], HOST_PORT, [there])
+        fresh.add(target)
+        assert ask(asking, OUTSIDE[family], HOST_PORT, [there]) == before
 
 
 @families
