@@ -98,8 +98,8 @@ __asm__(".globl _start\n_start:\n mov x29, xzr\n mov x30, xzr\n mov x0, sp\n bl 
 #error "the launcher knows the system calls of x86_64 and aarch64"
 #endif
 
-// A system call gives a result, or an error number below zero. Nothing here installs a signal handler, but a debugger or
-// SIGSTOP interrupts as well: what was interrupted is done again.
+// A system call gives a result, or an error number below zero. Nothing here installs a signal handler, but a debugger
+// or SIGSTOP interrupts as well: what was interrupted is done again.
 static long again(long number, long a, long b, long c, long d, long e)
 {
     long result;
@@ -410,8 +410,8 @@ static void ask(int netns)
 
 // --- without an agent ------------------------------------------------------------------------------------------------
 
-// Does not return if Python could be started. It finds on standard input what we have read from it, and its state beside
-// the spool.
+// Does not return if Python could be started. It finds on standard input what we have read from it, and its state
+// beside the spool.
 static void fall_back(void)
 {
     char *arguments[] = {(char *)settings()->fallback, "-I", "-m", "cni", (char *)settings()->spool, NULL};
@@ -477,7 +477,8 @@ static void name_file(struct text *name)
     add(name, ".del");
 }
 
-// Keeps the request on disk, the very bytes the agent would have got. It is there whole, power cut or not, or we say so.
+// Keeps the request on disk, the very bytes the agent would have got: it is there whole, even after a power cut, or we
+// say that it is not.
 static long spool(void)
 {
     long folder = open_spool();
