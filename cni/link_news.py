@@ -17,7 +17,7 @@ from netplane.kernel.link_events import (
     kind,
 )
 from netplane.kernel.link_orders import LINK, UP
-from netplane.kernel.link_read import decode_names
+from netplane.kernel.link_read import decode_name
 from netplane.kernel.netlink import Message
 
 PREFIXES = ("npb", "npr", "npi")
@@ -82,7 +82,7 @@ class News(Closing):
                 if name := _gone(message):
                     gone.add(name)
             elif message.kind == NEW_LINK:
-                name, _ = decode_names(message.payload)
+                name = decode_name(message.payload)
                 concerns_us = True
                 routes_changed = routes_changed or not name.startswith(PREFIXES)
             elif message.kind in (NEW_ROUTE, DELETE_ROUTE):
@@ -101,5 +101,5 @@ def _gone(message: Message) -> str:
     """The name of a link of ours that was deleted, "" for others, and for a port that only left its bridge."""
     if LINK.unpack_from(message.payload)[0]:
         return ""
-    name, _ = decode_names(message.payload)
+    name = decode_name(message.payload)
     return name if name.startswith(PREFIXES) else ""

@@ -95,7 +95,7 @@ class Repair:
 def ours(kernel: Links) -> dict[str, LinkFacts]:
     """The host's links whose names say that they are ours, by name."""
     payloads = kernel.dump(Request(GET_LINK, LINK.pack(0, 0, 0, 0, 0, 0) + link_read.WITHOUT_COUNTERS), "list links")
-    names = ((link_read.decode_names(payload)[0], payload) for payload in payloads)
+    names = ((link_read.decode_name(payload), payload) for payload in payloads)
     return {name: link_read.decode(payload) for name, payload in names if name.startswith(PREFIXES)}
 
 

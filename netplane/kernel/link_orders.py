@@ -78,7 +78,7 @@ def cable(near: End, far: End, netns_fd: int, mtu: int, master: int = 0) -> Orde
     """Two links in one message: the near one here and up, in bridge number `master` if it is not 0; the far one born
     in the namespace `netns_fd` is open on, and down (it cannot be born up: it has no peer yet).
 
-    Different numbers, because the kernel may wait a second with the carrier of a link that is its own peer by number.
+    Their numbers differ, because a link that is its own peer by number looks like one without a peer.
     """
     size = attribute(_MTU, _U32.pack(mtu)) if mtu else b""
     there = b"".join(

@@ -12,7 +12,6 @@ from ipaddress import IPv4Interface, IPv6Interface
 from netplane.kernel.link_orders import ADDRESS, GET_LINK, LINK, PROMISCUOUS, UP, Conf
 from netplane.kernel.links import Links
 from netplane.kernel.netlink import Refused, Request, as_text, attribute, attributes, text
-from netplane.model.address import IPAddress
 
 TENTATIVE, DUPLICATE = 0x40, 0x08
 """Flags of an address: nobody was asked yet whether it is free; somebody else has it."""
@@ -22,7 +21,8 @@ _GET_ADDRESS, _GET_NAMESPACE_ID = 22, 90
 _OPER_UP, _FORWARDING_STATE = 6, 3
 _NO_IDS = -1
 _PROXY_NDP, _ACCEPT_RA, _KEEP = 22, 3, 41  # places in IFLA_INET6_CONF
-_U32, _I32 = struct.Struct("=I"), struct.Struct("=i")
+_U32, _I32, _ATTRIBUTE = struct.Struct("=I"), struct.Struct("=i"), struct.Struct("=HH")
+_OF_LINK, _OF_BRIDGE, _OF_PORT = frozenset({1, 3, 4, 5, 10, 16, 18, 20, 26, 27, 37}), frozenset({7}), frozenset({4, 33})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,11 @@ def namespace_number(kernel: Links, fd: int) -> int:
 def decode(payload: bytes) -> LinkFacts:
     """An answer to RTM_GETLINK, or a notification of one."""
     _, _, _, index, flags, _ = LINK.unpack_from(payload)
-    found = attributes(payload, LINK.size)
+    found = _picked(payload, _OF_LINK, LINK.size)
     info = attributes(found[18]) if 18 in found else {}
-    data = attributes(info[2]) if 2 in info else {}
-    port = attributes(info[5]) if 5 in info and as_text(info.get(4, b"")) == "bridge" else {}
     kind = as_text(info.get(1, b""))
+    data = _picked(info[2], _OF_BRIDGE) if 2 in info and kind == "bridge" else {}
+    port = _picked(info[5], _OF_PORT) if 5 in info and as_text(info.get(4, b"")) == "bridge" else {}
     families = attributes(found[26]) if 26 in found else {}
     return LinkFacts(
         name=as_text(found.get(3, b"")),
@@ -151,20 +151,18 @@ def decode(payload: bytes) -> LinkFacts:
         alias=as_text(found.get(20, b"")),
         hairpin=port.get(4, b"\0") == b"\1",
         isolated=port.get(33, b"\0") == b"\1",
-        vlan_filtering=kind == "bridge" and data.get(7) == b"\1",
+        vlan_filtering=data.get(7) == b"\1",
         inet=_array(families.get(socket.AF_INET, b""), 1),
         inet6=_array(families.get(socket.AF_INET6, b""), 2),
     )
 
 
-def decode_names(payload: bytes) -> tuple[str, int]:
-    """Name and number of a link, of a message about it."""
-    return as_text(attributes(payload, LINK.size).get(3, b"")), LINK.unpack_from(payload)[3]
-
-
-def same_address(one: IPv4Interface | IPv6Interface, other: IPAddress) -> bool:
-    """Whether an interface's address is this one."""
-    return one.packed == other.packed
+def decode_name(payload: bytes) -> str:
+    """The name of a link, of a message about it."""
+    size, kind = _ATTRIBUTE.unpack_from(payload, LINK.size)
+    if kind == 3:  # as a rule it comes first
+        return as_text(payload[LINK.size + 4 : LINK.size + size])
+    return as_text(attributes(payload, LINK.size).get(3, b""))
 
 
 def _decode_address(payload: bytes) -> AddressFacts:
@@ -174,6 +172,20 @@ def _decode_address(payload: bytes) -> AddressFacts:
     flags = _number(found, 8) or flags
     kind = IPv4Interface if family == socket.AF_INET else IPv6Interface
     return AddressFacts(index, kind((packed, length)), flags)
+
+
+def _picked(payload: bytes, wanted: frozenset[int], start: int = 0) -> dict[int, bytes]:
+    """Like `attributes`, of the few kinds that are wanted: a link has fifty, and there may be a thousand links."""
+    found = {}
+    end = len(payload) - 4
+    unpack = _ATTRIBUTE.unpack_from
+    while start <= end:
+        size, kind = unpack(payload, start)
+        kind &= 0x3FFF
+        if kind in wanted:
+            found[kind] = payload[start + 4 : start + size]
+        start += (max(size, 4) + 3) & ~3
+    return found
 
 
 def _array(family: bytes, which: int) -> tuple[int, ...]:

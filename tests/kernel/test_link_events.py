@@ -10,7 +10,7 @@ import pytest
 from netplane.kernel import command, link_events
 from netplane.kernel.link_events import ADDRESSES, LINKS, ROUTES, Is, LinkEvents, Rule, kind
 from netplane.kernel.link_orders import LINK, UP
-from netplane.kernel.link_read import decode_names
+from netplane.kernel.link_read import decode_name
 from netplane.kernel.netns import Namespace
 
 pytestmark = pytest.mark.kernel
@@ -31,7 +31,7 @@ def heard(where: Namespace, rules: list[Rule], *words: str) -> list[tuple[int, s
     """Kinds of the messages about links, with names, that pass while `ip` does something."""
     with where.run(lambda: LinkEvents((*LINKS, *ADDRESSES, *ROUTES), rules)) as events:
         ip(where, *words)
-        return [(each.kind, decode_names(each.payload)[0] if each.kind < 20 else "") for each in events.read() if each]
+        return [(each.kind, decode_name(each.payload) if each.kind < 20 else "") for each in events.read() if each]
 
 
 ADD = ("link", "add", "one", "index", "77", "type", "bridge")
