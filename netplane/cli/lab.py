@@ -227,6 +227,8 @@ def _tell_tty(step: str) -> None:
 
 
 def _progress(result: CaseResult) -> str:
+    if result.skipped:
+        return f"{result.case} on {result.backend}: skipped: {result.skipped}"
     verdict = "agrees" if result.agrees else "cannot run" if result.error else "DIFFERS"
     packets = f"{len(result.packets)} kinds of packets in {result.seconds:.1f} s"
     return f"{result.case} on {result.backend}: {verdict}, {packets}"

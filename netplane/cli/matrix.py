@@ -25,6 +25,8 @@ def print_matrix(results: Sequence[CaseResult]) -> None:
     for result in results:
         if result.error:
             click.echo(f"{result.case} on {result.backend} could not run: {result.error}")
+        if result.skipped:
+            click.echo(f"{result.case} on {result.backend} was skipped: {result.skipped}")
         for packet in result.packets:
             if not packet.agrees:
                 _print_difference(result, packet)
@@ -78,8 +80,8 @@ def _cases(results: Sequence[CaseResult]) -> Table:
 def _count(result: CaseResult | None) -> str:
     if result is None:
         return "-"
-    if result.error:
-        return f"{_DIFFERS} cannot run"
+    if result.error or result.skipped:
+        return f"{_DIFFERS} cannot run" if result.error else "skipped"
     agree = sum(packet.agrees for packet in result.packets)
     return f"{_AGREES if result.agrees else _DIFFERS} {agree} of {len(result.packets)} agree"
 

@@ -10,10 +10,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+from cni.install import InstallOptions, LauncherSettings, install
 from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel.netns import Namespace
+from netplane.lab.attaching import PluginInstalled, attached_pods
 from netplane.lab.cases import Case
 from netplane.lab.namespaces import Lab
 
@@ -59,6 +62,14 @@ class LabAgent(Closing):
             lambda: subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
 
+    def plugin(self) -> PluginInstalled:
+        """The launcher, installed in a folder of its own: it asks this agent."""
+        place = Path(self._run_directory.name)
+        settings = LauncherSettings(place / "cni.sock", place / "state" / "cni" / "spool")
+        folder = place / "bin"
+        install(InstallOptions(settings, folder, place / "net.d", link_directory=None))
+        return PluginInstalled(folder / "netplane", place / "state" / "cni")
+
     def close(self) -> None:
         """End it as an init system would."""
         self._process.send_signal(signal.SIGTERM)
@@ -79,11 +90,17 @@ class LabAgent(Closing):
 
 @contextmanager
 def agents_of(lab: Lab, case: Case, backend: str) -> Iterator[Mapping[str, LabAgent]]:
-    """An agent in every node's namespace, by the node's name: ready when the context begins, ended with it."""
+    """An agent in every node's namespace, by the node's name: ready when the context begins, ended with it.
+
+    So are pods that the plugin attaches: each agent is asked for its own.
+    """
     with ExitStack() as made:
         agents = {
             name: made.enter_context(LabAgent(namespace, name, case, backend)) for name, namespace in lab.nodes.items()
         }
         for agent in agents.values():
             agent.wait_ready()
+        if case.topology.plugin:
+            plugins = {name: agent.plugin() for name, agent in agents.items()}
+            made.enter_context(attached_pods(lab, case.plugin, plugins))
         yield agents

@@ -152,7 +152,11 @@ class Asking(Closing):
             made = self._own(sockets.raw(probe.family, sockets.ICMP[probe.family]), probe.sender)
         else:
             made = self._own(sockets.for_probe(probe.family, probe.protocol), probe.sender)
-        made.bind((str(probe.source), 0))
+        try:
+            made.bind((str(probe.source), 0))
+        except OSError as error:
+            said = error.strerror or str(error)
+            raise KernelError(mechanism="lab", doing=f"{probe.sender} from {probe.source}", said=said) from error
         port = next(self._numbers) if made.type == socket.SOCK_RAW else made.getsockname()[1]
         return Try(probe, port, made)
 

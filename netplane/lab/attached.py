@@ -14,6 +14,7 @@ from typing import Any
 from cni.attachment import AttachmentId, link_name
 from cni.config import Mode, PortMapping
 from cni.plan import NEXT_HOPS
+from netplane.errors import InputError
 from netplane.lab.topology import Attach, NodeHost, PodHost, Topology, host_network
 from netplane.model.address import IPAddress, IPNetwork, family_of
 from netplane.model.pod import PodId
@@ -41,6 +42,10 @@ class PluginOptions:
         return bool(self.options.get("snat", True))
 
 
+class NotForThePlugin(InputError):
+    """A case that needs pods the plugin does not make, and why."""
+
+
 def container(pod: PodId) -> str:
     """The container's name in requests: a container's may have neither slashes nor colons."""
     return str(pod).replace("/", ".").replace(":", "-")
@@ -52,13 +57,20 @@ def attachment_of(pod: PodId) -> AttachmentId:
 
 
 def attached(wiring: Topology) -> Topology:
-    """The same cluster with its pods attached by the plugin: its names of links, its gateways, its networks."""
+    """The same cluster with its pods attached by the plugin: its names of links, its gateways, its networks.
+
+    Raises NotForThePlugin if the bridge of a node would need two addresses of one family.
+    """
     pods = {id_: _pod(pod, wiring.nodes[pod.node], wiring.attach) for id_, pod in wiring.pods.items()}
     bridged = pods if wiring.attach is Attach.BRIDGE else {}
     nodes = {
         name: replace(node, gateways=tuple(_gateways(name, bridged)), next_hops=())
         for name, node in wiring.nodes.items()
     }
+    for node in nodes.values():
+        if len(node.gateways) > len({gateway.version for gateway in node.gateways}):
+            here = ", ".join(map(str, node.gateways))
+            raise NotForThePlugin(f"{node.name}: pods of several networks on one bridge, which has one gateway: {here}")
     return replace(wiring, nodes=nodes, pods=pods, plugin=True)
 
 

@@ -60,13 +60,14 @@ class PluginHere(Closing):
             self.journal = Path(directory, "cni")
             self.attachments = made.enter_context(namespace.run(lambda: NodeAttachments(self.journal)))
             self.plugin = Plugin(self.attachments, lambda: network, allowed())
+            self._namespace = namespace
             self._made = made.pop_all()
 
     def ask(self, environment: Mapping[str, str], stdin: bytes) -> Reply:
-        """The answer to one request."""
+        """The answer to one request, found inside the namespace: what the plugin executes must not meet the host."""
         fd = os.open(environment["CNI_NETNS"], os.O_RDONLY | os.O_CLOEXEC) if environment["CNI_NETNS"] else -1
         try:
-            return self.plugin.handle(Request(environment, stdin, fd))
+            return self._namespace.run(lambda: self.plugin.handle(Request(environment, stdin, fd)))
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -115,6 +116,7 @@ def attached_pods(lab: Lab, options: PluginOptions, plugins: Mapping[str, Plugin
     Raises KernelError with the plugin's words if it refuses, or names what is left.
     """
     results = {pod.id: _add(lab, pod, options, plugins[pod.node]) for pod in lab.topology.pods.values()}
+    lab.wait_for_pods()
     yield
     for id_, pod in lab.topology.pods.items():
         _ask(lab, "CHECK", pod, options, plugins[pod.node], {"prevResult": results[id_]})

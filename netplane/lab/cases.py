@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from netplane.errors import InputError, Problem
-from netplane.lab.attached import PluginOptions, attached, cluster_networks
+from netplane.lab.attached import NotForThePlugin, PluginOptions, attached, cluster_networks
 from netplane.lab.case_settings import SETTINGS_FILE, CaseSettings, read_settings
 from netplane.lab.outcome import WORDS, Arrival, Named, Reaches
 from netplane.lab.pod_network import PodNetwork
@@ -90,7 +90,7 @@ class Case:
 
 
 def load_case(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False) -> Case:
-    """Read a case. Raises InputError, with file and line, for anything that cannot be understood.
+    """Read a case. Raises InputError, with file and line, for anything that cannot be understood; NotForThePlugin.
 
     `attach` is for cases that do not say how their pods are attached; with `plugin`, or if the case is about it, the
     CNI plugin does it.
@@ -99,7 +99,11 @@ def load_case(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = Fa
     if not packets.is_file():
         raise InputError(f"{packets}: does not exist; a case needs one")
     case = load_cluster(folder, attach=attach, plugin=plugin)
-    return replace(case, lines=tuple(_lines(packets, case.topology)))
+    lines = tuple(_lines(packets, case.topology))
+    if case.topology.plugin:
+        for line in lines:
+            _check_sender(line.probe, case.topology)
+    return replace(case, lines=lines)
 
 
 def load_cluster(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False) -> Case:
@@ -142,6 +146,12 @@ def read_line(text: str, wiring: Topology) -> tuple[Probe, Named]:
     if source.version != destination.version:
         raise InputError(f"from {source} to {destination}: both must be of one family")
     return Probe(sender, source, protocol, destination, port), _outcome(found["outcome"], wiring)
+
+
+def _check_sender(probe: Probe, wiring: Topology) -> None:
+    """A node has the address of the bridge only where the plugin has attached a pod."""
+    if isinstance(probe.sender, FromNode) and not wiring.nodes[probe.sender.node].owns(probe.source):
+        raise NotForThePlugin(f"{probe.sender} from {probe.source}: the plugin makes no bridge on a node without pods")
 
 
 def _lines(packets: Path, wiring: Topology) -> Iterator[Line]:

@@ -181,14 +181,17 @@ class Lab(Closing):
     def _wait_for_carrier(self) -> None:
         outside = [f"to-{index}" for index in range(len(self.nodes))]
         _wait(self.outside, [UNDERLAY, *outside])
-        if self.topology.plugin:
-            for namespace in self.nodes.values():
-                _wait(namespace, ["eth0"])
-            return
+        for namespace in self.nodes.values():
+            _wait(namespace, ["eth0"])
+        if not self.topology.plugin:
+            self.wait_for_pods()
+
+    def wait_for_pods(self) -> None:
+        """Return when every pod's cable has carrier: until then the kernel drops what is sent over it."""
         for name, namespace in self.nodes.items():
             pods = [pod.link for pod in self.topology.pods_of(name)]
             shared = [BRIDGE] if pods and self.topology.attach is Attach.BRIDGE else []
-            _wait(namespace, ["eth0", *shared, *pods])
+            _wait(namespace, [*shared, *pods])
         for namespace in self.pods.values():
             _wait(namespace, ["eth0"])
 

@@ -28,7 +28,12 @@ class PodNetwork:
     snat: bool = True
 
     def host_port(self, node: NodeHost, probe: Probe) -> Decision | None:
-        """Where a host port of `node` leads a packet that is addressed to it; None if there is none."""
+        """Where a host port of `node` leads a packet that is addressed to it; None if there is none.
+
+        `::1` has none: the kernel takes no answer to it from another link, and IPv6 has nothing like route_localnet.
+        """
+        if probe.destination.version == 6 and probe.destination.is_loopback:
+            return None
         for pod, mapping in sorted(self._mappings(node, probe), key=lambda each: _everywhere(each[1])):
             address = next(each for each in pod.addresses if each.version == probe.destination.version)
             endpoint = Endpoint(address, mapping.container_port, node=node.name, pod=pod.id.name)

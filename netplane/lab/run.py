@@ -17,6 +17,8 @@ from netplane.backends.registry import backend_named
 from netplane.errors import NetplaneError, one_line
 from netplane.kernel.host import Host
 from netplane.lab.agents import agents_of
+from netplane.lab.attached import NotForThePlugin
+from netplane.lab.attaching import attached_pods, plugins_here
 from netplane.lab.capture import recording
 from netplane.lab.cases import Case, Line, load_case
 from netplane.lab.compare import Comparison, compare
@@ -57,7 +59,7 @@ class PacketResult:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One case on one backend. `error` says why it could not be run at all."""
+    """One case on one backend. `error` says why it could not be run at all; `skipped`, why that was not even tried."""
 
     case: str
     folder: str
@@ -65,6 +67,7 @@ class CaseResult:
     packets: tuple[PacketResult, ...] = ()
     seconds: float = 0.0
     error: str = ""
+    skipped: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -97,6 +100,8 @@ def run_cases(folders: Iterable[Path], backends: Sequence[str], options: RunOpti
                 case = load_case(folder, attach=options.attach, plugin=options.plugin)
                 packets = run_case(case, backend, options)
                 yield CaseResult(case.name, str(folder), backend, packets, time.monotonic() - started)
+            except NotForThePlugin as error:
+                yield CaseResult(folder.resolve().name, str(folder), backend, skipped=one_line(str(error)))
             except NetplaneError as error:
                 name, seconds = folder.resolve().name, time.monotonic() - started
                 yield CaseResult(name, str(folder), backend, (), seconds, one_line(str(error)))
@@ -157,8 +162,6 @@ def in_process(lab: Lab, case: Case, backend: str) -> Iterator[None]:
     if not case.topology.plugin:
         yield
         return
-    from netplane.lab.attaching import attached_pods, plugins_here
-
     with plugins_here(lab) as plugins, attached_pods(lab, case.plugin, plugins):
         yield
 
