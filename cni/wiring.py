@@ -24,7 +24,7 @@ from cni.failure import Code, Failure
 from cni.link_news import News
 from netplane.closing import Closing
 from netplane.errors import KernelError
-from netplane.kernel import link_orders, link_read, links, sysctls
+from netplane.kernel import link_orders, link_read, links, sysctls, tc
 from netplane.kernel.link_read import LinkFacts
 from netplane.kernel.links import LOOPBACK, Links, NotDone, Order
 from netplane.kernel.netns import Visit
@@ -177,20 +177,18 @@ class Wiring(Closing):
 
     def _chain(self, attachment: Attachment, netns_fd: int, parameters: dict[str, str]) -> None:
         """Limits and parameters for an interface that another plugin made."""
-        if attachment.bandwidth is not None:
-            facts = self._other_end(attachment, netns_fd)
-            try:
+        facts = self._other_end(attachment, netns_fd) if attachment.bandwidth is not None else None
+        try:
+            if facts is not None:
                 self._limit(attachment, facts.index, facts.mtu)
-            except BaseException:
-                self.unchain(attachment)
-                raise
-        if parameters:
-            try:
+            if parameters:
                 with _inside_of(netns_fd):
                     sysctls.write(parameters)
-            except BaseException:
-                self.unchain(attachment)
-                raise
+        except BaseException:
+            if facts is not None:
+                self._kernel.attempt([tc.remove_limit(facts.index), tc.remove_redirect(facts.index)])
+            self.unchain(attachment)
+            raise
 
     def unchain(self, attachment: Attachment) -> None:
         """Take away the queue of an interface another plugin made; the limits go with the interface."""

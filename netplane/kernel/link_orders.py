@@ -22,6 +22,8 @@ NODAD, NO_PREFIX_ROUTE = 0x02, 0x200
 LINK = struct.Struct("=BBHiII")
 ADDRESS = struct.Struct("=BBBBI")
 _U32 = struct.Struct("=I")
+# The whole message of an address: header, IFA_LOCAL, IFA_ADDRESS, IFA_FLAGS.
+_FOUR, _SIX = struct.Struct("=BBBBIHH4sHH4sHHI"), struct.Struct("=BBBBIHH16sHH16sHHI")
 
 _MAC, _NAME, _MTU, _MASTER, _PROTOCOL_INFO, _INFO, _ALIAS, _AF_SPEC, _GROUP, _NETNS_FD = (
     1,
@@ -207,10 +209,11 @@ def vlan(index: int, number: int, *, of_bridge: bool = False) -> list[Order]:
 
 def address(packed: bytes, length: int, index: int, flags: int = NODAD) -> Order:
     """Give a link an address. `flags`: NODAD, NO_PREFIX_ROUTE."""
-    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-    scope = 253 if packed[:2] == b"\xfe\x80" and len(packed) == 16 else 0
-    own = attribute(2, packed) + attribute(1, packed) + attribute(8, _U32.pack(flags))
-    payload = ADDRESS.pack(family, length, flags & 0xFF, scope, index) + own
+    if len(packed) == 4:
+        payload = _FOUR.pack(2, length, flags & 0xFF, 0, index, 8, 2, packed, 8, 1, packed, 8, 8, flags)
+    else:
+        scope = 253 if packed[:2] == b"\xfe\x80" else 0
+        payload = _SIX.pack(10, length, flags & 0xFF, scope, index, 20, 2, packed, 20, 1, packed, 8, 8, flags)
     return Order(f"add an address to link {index}", Request(20, payload, CREATE | REPLACE))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -18,11 +17,10 @@ TENTATIVE, DUPLICATE = 0x40, 0x08
 
 WITHOUT_COUNTERS = attribute(29, struct.pack("=I", 8))  # IFLA_EXT_MASK: RTEXT_FILTER_SKIP_STATS
 _GET_ADDRESS, _GET_NAMESPACE_ID = 22, 90
-_OPER_UP, _FORWARDING_STATE = 6, 3
 _NO_IDS = -1
-_PROXY_NDP, _ACCEPT_RA, _KEEP = 22, 3, 41  # places in IFLA_INET6_CONF
+_PROXY_NDP, _ACCEPT_RA = 22, 3  # places in IFLA_INET6_CONF
 _U32, _I32, _ATTRIBUTE = struct.Struct("=I"), struct.Struct("=i"), struct.Struct("=HH")
-_OF_LINK, _OF_BRIDGE, _OF_PORT = frozenset({1, 3, 4, 5, 10, 16, 18, 20, 26, 27, 37}), frozenset({7}), frozenset({4, 33})
+_OF_LINK, _OF_BRIDGE, _OF_PORT = frozenset({1, 3, 4, 5, 10, 18, 20, 26, 27, 37}), frozenset({7}), frozenset({4, 33})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,6 @@ class LinkFacts:
     mac: bytes
     mtu: int
     up: bool
-    operating: bool
     promiscuous: bool
     master: int
     group: int
@@ -102,21 +99,10 @@ def number(kernel: Links, name: str) -> int:
         raise
 
 
-def links(kernel: Links) -> dict[str, LinkFacts]:
-    """All links, by name."""
-    request = Request(GET_LINK, LINK.pack(0, 0, 0, 0, 0, 0) + WITHOUT_COUNTERS)
-    return {each.name: each for each in map(decode, kernel.dump(request, "list links"))}
-
-
 def addresses(kernel: Links, index: int | None = None) -> list[AddressFacts]:
     """The addresses of all links, or of one."""
     payloads = kernel.dump(Request(_GET_ADDRESS, ADDRESS.pack(0, 0, 0, 0, index or 0)), "list addresses")
     return [fact for fact in map(_decode_address, payloads) if index is None or fact.index == index]
-
-
-def of_link(facts: Iterable[AddressFacts], index: int) -> list[AddressFacts]:
-    """Those of one link."""
-    return [fact for fact in facts if fact.index == index]
 
 
 def namespace_number(kernel: Links, fd: int) -> int:
@@ -142,7 +128,6 @@ def decode(payload: bytes) -> LinkFacts:
         mac=found.get(1, b""),
         mtu=_number(found, 4),
         up=bool(flags & UP),
-        operating=found.get(16, b"\0")[0] == _OPER_UP,
         promiscuous=bool(flags & PROMISCUOUS),
         master=_number(found, 10),
         group=_number(found, 27),

@@ -29,6 +29,8 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BBHiHBB")
 _NEXT_HOP = struct.Struct("=HBBi")
 _U32 = struct.Struct("=I")
+# The whole message of a default route, which nearly every container has: header, RTA_OIF, RTA_GATEWAY.
+_DEFAULT_FOUR, _DEFAULT_SIX = struct.Struct("=BBBBBBBBIHHIHH4s"), struct.Struct("=BBBBBBBBIHHIHH16s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,11 @@ def on_link(packed: bytes, index: int) -> Order:
 
 def route(to: bytes, length: int, index: int, via: bytes = b"", details: Details = NO_DETAILS) -> Order:
     """In a container: a route beside those that are there to the same destination. `via` b"": on the link itself."""
+    if details is NO_DETAILS and via and not length:
+        default = _DEFAULT_FOUR if len(via) == 4 else _DEFAULT_SIX
+        family, size = _family(via), len(via) + 4
+        payload = default.pack(family, 0, 0, 0, MAIN_TABLE, _BOOT, 0, _UNICAST, 0, 8, _OUT, index, size, _GATEWAY, via)
+        return Order(f"add the default route over link {index}", Request(_NEW_ROUTE, payload, CREATE | _APPEND))
     table = details.table or MAIN_TABLE
     scope = details.scope
     if scope is None:

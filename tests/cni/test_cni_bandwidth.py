@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
 
 import pytest
 from wired import HOST, Site, address_of, attachment, udp
@@ -15,6 +14,7 @@ from wired import HOST, Site, address_of, attachment, udp
 from cni.config import Bandwidth, Mode
 from cni.failure import Failure
 from cni.link_program import bucket, links_of, queue_name
+from netplane.errors import RequirementError
 from netplane.kernel import sysctls
 from netplane.kernel.netns import Namespace
 from netplane.kernel.tc import Bucket
@@ -33,7 +33,7 @@ def site() -> Iterator[Site]:
 
 def arrived(sender: Namespace, to: Namespace, address: str) -> tuple[int, float]:
     """How many bytes of many sent at once arrive, and how long the sending took."""
-    with udp(to, address) as there, udp(sender, ":: "[:2] if ":" in address else "0.0.0.0") as own:
+    with udp(to, address) as there, udp(sender, "::" if ":" in address else "0.0.0.0") as own:
         there.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
         own.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)  # SO_SNDBUFFORCE
         own.sendto(b"who is who", there.getsockname()[:2])
@@ -118,6 +118,19 @@ def test_an_interface_another_plugin_made_is_limited(site, mode):
 
 
 @kernel
+def test_what_fails_leaves_no_limits_on_the_interface_of_another_plugin(site):
+    made = attachment(1)
+    (one,) = site.attached(made)
+    limits, wrong = Bandwidth(RATE, BURST, RATE, BURST), (("net/ipv4/no_such", "1"),)
+    chained = replace(made, mode=Mode.CHAINED, link="", bridge=None, bandwidth=limits, sysctls=wrong)
+    with pytest.raises(RequirementError, match="no_such does not exist"):
+        site.wiring.attach(chained, one.fd)
+    shown = json.loads(site.run(site.host, "tc", "-j", "qdisc"))
+    assert not any(each["kind"] in ("tbf", "ingress") for each in shown)
+    assert site.wiring.present().keys() == {made.link}
+
+
+@kernel
 def test_an_interface_that_is_no_veth_cannot_be_limited(site):
     one = site.container()
     chained = attachment(1, Mode.CHAINED, bandwidth=Bandwidth(RATE, BURST))
@@ -153,7 +166,3 @@ def test_the_queue_is_named_after_the_link_and_without_one_after_the_attachment(
     assert links_of(own) == (own.link,)
     assert links_of(chained) == ()
     assert links_of(replace(chained, bandwidth=Bandwidth(egress_rate=1))) == (queue_name(own),)
-
-
-def test_addresses_are_of_the_container():
-    assert ip_address(address_of(1, 4)) == attachment().addresses[0].address.ip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
@@ -14,7 +16,7 @@ from cni.attachment import PodAddress
 from cni.config import BridgeOptions, Mode, PortMapping
 from cni.failure import Code, Failure
 from cni.result import Route
-from cni.wiring import DOOMED
+from cni.wiring import DOOMED, Wiring
 from netplane.errors import KernelError
 from netplane.kernel import sysctls
 from netplane.kernel.netns import Namespace
@@ -389,6 +391,33 @@ def test_a_link_ends_with_its_container(site):
     while wanted.link not in gone:
         gone |= site.wiring.events.read().gone
     assert not site.wiring.exists(wanted.link)
+
+
+def test_one_thread_may_delete_while_another_attaches(site):
+    wanted = [attachment(each) for each in range(24)]
+    containers = [site.container() for _ in wanted]
+    doomed: queue.SimpleQueue[str] = queue.SimpleQueue()
+    places: list[int] = []
+
+    def bury() -> None:
+        with site.host.run(Wiring) as other:
+            while link := doomed.get():
+                other.detach([link])
+        places.append(here())
+
+    thread = threading.Thread(target=bury)
+    thread.start()
+    for number, (each, container) in enumerate(zip(wanted, containers, strict=True)):
+        site.wiring.attach(each, container.fd)
+        if number % 2:
+            site.wiring.doom([each.link])
+            doomed.put(each.link)
+    doomed.put("")
+    thread.join()
+    assert places == [here()]
+    assert site.wiring.present().keys() == {each.link for each in wanted[::2]}
+    for each, container in zip(wanted[::2], containers[::2], strict=True):
+        site.wiring.check(each, container.fd)
 
 
 # --- other things -----------------------------------------------------------------------------------------------------

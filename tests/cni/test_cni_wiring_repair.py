@@ -167,6 +167,16 @@ def test_repair_mends_the_settings_of_a_routed_link(site, name):
     assert site.host.run(lambda: sysctls.read(parameter)) == "1"
 
 
+@pytest.mark.parametrize(("name", "wrong", "right"), [("accept_ra", 2, "0"), ("proxy_ndp", 0, "1")])
+def test_repair_mends_the_ipv6_settings_of_a_routed_link(site, name, wrong, right):
+    wanted = attachment(1, Mode.ROUTED)
+    site.attached(wanted)
+    parameter = f"net/ipv6/conf/{wanted.link}/{name}"
+    site.host.run(lambda: sysctls.write({parameter: wrong}))
+    assert site.wiring.repair([wanted]) == [f"{wanted.link}: accept_ra, proxy_ndp"]
+    assert site.host.run(lambda: sysctls.read(parameter)) == right
+
+
 @BOTH
 def test_repair_mends_forwarding(site, mode):
     wanted = attachment(1, mode, (4,))
