@@ -1,8 +1,8 @@
 """The links of attachments: made, doomed, deleted, compared with what they should be.
 
-    attach    one message batch on the host (cable, port), one in the container (addresses, routes)     0.4 ms
-    doom      marks a host link and stops its traffic, without waiting for the kernel                   0.03 ms
-    detach    deletes links in one group: the kernel waits once for all of them                         0.5 ms each
+    attach    one message batch on the host (cable, port), one in the container (addresses, routes)     0.5 ms
+    doom      marks a host link and stops its traffic, without waiting for the kernel                   0.05 ms
+    detach    deletes links in one group: the kernel waits once for all of them                         0.6 ms each
 
 Links are named after their attachment (`attachment.link_name`): nothing here is remembered that the kernel can tell.
 """
