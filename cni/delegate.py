@@ -133,22 +133,12 @@ def _failure(kind: str, out: bytes, err: str, code: int) -> Failure:
     except (ValueError, RecursionError):
         value = None
     if isinstance(value, dict) and isinstance(value.get("code"), int) and value["code"] > 0:
-        return Failure(_code(value["code"]), str(value.get("msg", "")), str(value.get("details", "")))
+        return Failure(value["code"], str(value.get("msg", "")), str(value.get("details", "")))
     if isinstance(value, dict) and "msg" in value:
         return Failure(Code.INTERNAL, str(value["msg"]), str(value.get("details", "")))
     ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
     said = " ".join(part for part in (out.decode(errors="backslashreplace").strip(), err) if part)
     return Failure(Code.INTERNAL, f"plugin {kind} failed ({ended})", said or "it gave no error message")
-
-
-def _code(number: int) -> Code:
-    """The code of another plugin, which may be one that `Code` has no word for (100 and more are free)."""
-    try:
-        return Code(number)
-    except ValueError:
-        foreign = int.__new__(Code, number)
-        foreign._name_, foreign._value_ = f"CODE_{number}", number
-        return foreign
 
 
 def _result(said: bytes, kind: str, config: Mapping[str, Any]) -> Result:

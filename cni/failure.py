@@ -31,9 +31,11 @@ class Code(IntEnum):
 
 
 class Failure(NetplaneError):
-    """A command failed. `msg` is one short line, `details` say what to do or what the kernel said."""
+    """A command failed. `code` is one of `Code`, or whatever another plugin answered; `msg` is one short line,
+    `details` say what to do or what the kernel said.
+    """
 
-    def __init__(self, code: Code, msg: str, details: str = "") -> None:
+    def __init__(self, code: int, msg: str, details: str = "") -> None:
         self.code = code
         self.msg = one_line(msg)
         self.details = one_line(details, 4000)

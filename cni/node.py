@@ -56,7 +56,7 @@ class NodeAttachments(Closing):
             raise
         self._mtu: tuple[tuple[IPAddress, ...], int] | None = None
         self.own_netns = _own_netns()
-        self._reaper = Reaper(self._reaping, self._deleted)
+        self._reaper = Reaper(self._reaping, self)
         self._doomed: dict[AttachmentId, Attachment] = {}
         for record in self.store.records.values():
             if record.state is State.DOOMED:
@@ -147,8 +147,8 @@ class NodeAttachments(Closing):
         """Delete a link whose name says that it was of this attachment, which nobody remembers."""
         with self.lock:
             links = [link for mode in LINK_PREFIXES if self.wiring.exists(link := link_name(mode, id_))]
-        if links:
-            self._reaper.bury(links)
+            if links and id_ not in self.store.records:
+                self.wiring.detach(links)
 
     def bury(self, records: Iterable[Record]) -> None:
         """Have the links of doomed attachments deleted: those an earlier process did not come to."""
@@ -188,8 +188,13 @@ class NodeAttachments(Closing):
         if not self._gone.wait_for(lambda: not ids & self.store.records.keys(), PENDING_SECONDS):
             raise Failure(Code.TRY_AGAIN_LATER, f"the links before were not gone after {PENDING_SECONDS:g} s")
 
-    def _deleted(self, links: frozenset[str]) -> None:
-        """Links are gone, says the reaper: so are their attachments."""
+    def still_doomed(self, links: Collection[str]) -> list[str]:
+        """Which of these links belong to doomed attachments (asked by the reaper)."""
+        with self.lock:
+            return sorted({each.link for each in self._doomed.values()} & set(links))
+
+    def deleted(self, links: Collection[str]) -> None:
+        """Links of doomed attachments are gone, and so are these (told by the reaper)."""
         with self.lock:
             gone = [each for each in self._doomed.values() if each.link in links]
         self._reaping_flows.forget([address for each in gone for address in addresses_of(each)])

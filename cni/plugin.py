@@ -14,17 +14,19 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cni import delegate, environment, host_local, result_json, versions
 from cni.attachment import Attachment, AttachmentId, PodAddress
 from cni.config import IpamOptions, Mode, NetworkConfig, RangeSet
 from cni.decode import network_config, version_of
+from cni.decode_ipam import resolv_conf
 from cni.failure import Code, Failure
 from cni.node import NodeAttachments, gives_addresses, netns_of
 from cni.plan import Given, Place, attachment_id, chained, given_by, plan, result_of
 from cni.ranges import range_of
 from cni.request import Command, Invocation, Reply, Request
-from cni.result import Result
+from cni.result import Dns, Result
 from cni.store import State
 from netplane.errors import NetplaneError
 from netplane.model.address import IPAddress, IPNetwork
@@ -175,7 +177,7 @@ class Plugin:
         sets = self._sets(config.ipam)
         self._import(config.name, config.ipam)
         taken = self.node.ipam.take(config.name, sets, config.ipam.requested, time.monotonic(), config.ipam.quarantine)
-        return Given(taken, config.ipam.routes)
+        return Given(taken, config.ipam.routes, _dns_of(config.ipam.resolv_conf))
 
     def _sets(self, ipam: IpamOptions) -> tuple[RangeSet, ...]:
         if not ipam.node_ranges:
@@ -194,6 +196,8 @@ class Plugin:
         for problem in found.problems:
             log.warning("not imported", extra={"what": str(problem)})
         self.node.ipam.occupy(network, found.addresses)
+        for index, address in found.last.items():
+            self.node.ipam.continue_after(network, index, address)
         self._imported.add((network, ipam.import_from))
 
     # --- other plugins' addresses -----------------------------------------------------------------------------------
@@ -329,6 +333,16 @@ def _namespace(job: _Job) -> int:
         why = os.strerror(request.netns_errno) if request.netns_errno else "it was not opened"
         raise Failure(Code.INVALID_NETNS, f"cannot open CNI_NETNS {job.invocation.netns}: {why}")
     return request.netns_fd
+
+
+def _dns_of(path: str) -> Dns:
+    """What a file like resolv.conf says, as host-local passes it on; nothing if none is named."""
+    if not path:
+        return Dns()
+    try:
+        return resolv_conf(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise Failure(Code.INVALID_CONFIG, f"ipam.resolvConf: cannot read {path}", str(error)) from error
 
 
 def _overridden(variables: Mapping[str, str]) -> bool:

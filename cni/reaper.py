@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from netplane.closing import Closing
@@ -25,11 +24,21 @@ class Deleting(Protocol):
         """Delete these links, now."""
 
 
-class Reaper(Closing):
-    """A thread that deletes what it is given, and says so. `deleted` is called by that thread, without any lock."""
+class Burial(Protocol):
+    """Whose links they are: `NodeAttachments`. Asked and told by the reaper's thread, without any lock."""
 
-    def __init__(self, wiring: Deleting, deleted: Callable[[frozenset[str]], None]) -> None:
-        self._wiring, self._deleted = wiring, deleted
+    def still_doomed(self, links: Collection[str]) -> Collection[str]:
+        """Which of these are to be deleted still. One that was may have been made again meanwhile, by the same name."""
+
+    def deleted(self, links: Collection[str]) -> None:
+        """They are gone."""
+
+
+class Reaper(Closing):
+    """A thread that deletes what it is given, and says so."""
+
+    def __init__(self, wiring: Deleting, burial: Burial) -> None:
+        self._wiring, self._burial = wiring, burial
         self._wake = threading.Condition()
         self._links: set[str] = set()
         self._hurry = self._stop = self._refused = False
@@ -51,15 +60,16 @@ class Reaper(Closing):
         self._thread.join()
 
     def _run(self) -> None:
-        while (links := self._gathered()) is not None:
+        while (gathered := self._gathered()) is not None:
+            links = self._burial.still_doomed(gathered)
             try:
-                self._wiring.detach(links)
+                if links:
+                    self._wiring.detach(links)
+                    self._burial.deleted(links)
+                self._refused = False
             except NetplaneError as error:
                 log.error("cannot delete links; tried again", extra={"links": len(links), "why": str(error)})
                 self._again(links)
-            else:
-                self._refused = False
-                self._deleted(links)
 
     def _gathered(self) -> frozenset[str] | None:
         """What is to be deleted now; None at the end. Never empty."""
@@ -75,8 +85,3 @@ class Reaper(Closing):
         with self._wake:
             self._links |= set(links)
             self._refused = True
-
-
-def until(deadline: float) -> float:
-    """Seconds left until a moment of the monotonic clock, none if it has passed."""
-    return max(deadline - time.monotonic(), 0.0)

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class PodAgent(Closing):
         self.log = (directory / "agent.log").open("ab")
         self.namespace = Namespace()
         self.process: subprocess.Popen[bytes] | None = None
+        self.serving = threading.Event()
 
     def start(self) -> None:
         """Start the agent and wait until it serves."""
@@ -69,11 +71,13 @@ class PodAgent(Closing):
             readable, _, _ = select.select([ready], [], [], SECONDS)
             assert readable, self.said()[-2000:]
             assert os.read(ready, 1), self.said()[-2000:]
+            self.serving.set()
         finally:
             os.close(ready)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End the agent."""
+        self.serving.clear()
         if self.process is not None:
             self.process.send_signal(number)
             self.process.wait(SECONDS)

@@ -43,6 +43,7 @@ class Lives:
         self.agent, self.mode = agent, mode
         self.ended = threading.Event()
         self.problems: list[str] = []
+        self.added = 0
 
     def config(self, number: int) -> dict:
         ports = [{"HostPort": 1024 + number, "ContainerPort": 80, "Protocol": ("tcp", "udp")[number % 2], "HostIP": ""}]
@@ -63,14 +64,25 @@ class Lives:
             if chance.random() < 0.1:
                 self._killed(number, container, chance)
             else:
-                code, said = self.agent.ask("ADD", self.config(number), container.name, container.namespace.path)
-                if code and said["code"] != 11:
-                    self.problems.append(f"ADD {number}: {said}")
+                self._add(number, container, chance)
             if chance.random() < 0.05:
                 return  # a runtime that died: nobody asks for DEL
             self._del(number, container.namespace.path if chance.random() < 0.7 else "", chance)
             if chance.random() < 0.3:
                 self._del(number, "", chance)
+
+    def _add(self, number: int, container: Container, chance: random.Random) -> None:
+        """As a runtime does it: "try again later" is followed by DEL, and by another ADD when somebody serves."""
+        while True:
+            code, said = self.agent.ask("ADD", self.config(number), container.name, container.namespace.path)
+            if not code:
+                self.added += 1
+                return
+            if said["code"] != 11:
+                self.problems.append(f"ADD {number}: {said}")
+                return
+            self._del(number, container.namespace.path, chance)
+            assert self.agent.serving.wait(SECONDS)
 
     def _killed(self, number: int, container: Container, chance: random.Random) -> None:
         process = self.agent.spawn("ADD", self.config(number), container.name, container.namespace.path)
@@ -111,6 +123,7 @@ def test_random_kills_leave_nothing(agent, mode):
         lives.ended.set()
         killer.join()
     assert lives.problems == [], f"seed {SEED}"
+    assert lives.added > CONTAINERS // 4
     wait(agent, lambda: not any(agent.status()[each] for each in ("attachments", "pending", "problems")))
     assert nothing_left(agent) == [], f"seed {SEED}"
     _all_addresses_are_free(agent, lives)
@@ -128,13 +141,8 @@ def nothing_left(agent: PodAgent) -> list[str]:
     links = [each["ifname"] for each in ip(agent.namespace, "link", "show")]
     left = [f"link {each}" for each in links if each not in ("lo", "cni0")]
     left += [f"route {each}" for v in "46" for each in ip(agent.namespace, f"-{v}", "route", "show", "proto", "97")]
-    for family in ("ip", "ip6"):
-        said = agent.namespace.run(
-            lambda family=family: command.run(
-                "nft", "list", "table", family, "netplane-pods", mechanism="nftables", doing="test"
-            )
-        )
-        left += [f"{family}: {line.strip()}" for line in said.splitlines() if "elements" in line]
+    said = agent.namespace.run(lambda: command.run("nft", "list", "ruleset", mechanism="nftables", doing="test"))
+    left += [line.strip() for line in said.splitlines() if "elements" in line]
     left += [str(each) for each in agent.namespace.run(connections)]
     left += [str(each) for each in store.read(agent.state_dir / "cni")]
     return left + [f"spool {each}" for each in agent.spool.glob("*.del")]
