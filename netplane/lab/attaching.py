@@ -119,7 +119,7 @@ def attached_pods(lab: Lab, options: PluginOptions, plugins: Mapping[str, Plugin
     lab.wait_for_pods()
     yield
     for id_, pod in lab.topology.pods.items():
-        _ask(lab, "CHECK", pod, options, plugins[pod.node], {"prevResult": results[id_]})
+        _check(lab, pod, options, plugins[pod.node], results[id_])
     for pod in lab.topology.pods.values():
         _ask(lab, "DEL", pod, options, plugins[pod.node], {})
     _wait_gone(lab, plugins)
@@ -132,6 +132,10 @@ def _add(lab: Lab, pod: PodHost, options: PluginOptions, plugin: PluginNode) -> 
     if given != set(map(str, pod.addresses)) or not {pod.link, IFNAME} <= links:
         raise KernelError(mechanism="cni", doing=f"ADD of {pod.id}", said=f"this was not asked for: {result}")
     return result
+
+
+def _check(lab: Lab, pod: PodHost, options: PluginOptions, plugin: PluginNode, result: Mapping[str, Any]) -> None:
+    _ask(lab, "CHECK", pod, options, plugin, {"prevResult": result})
 
 
 def _ask(
