@@ -30,10 +30,14 @@ class AttachmentId(NamedTuple):
 
 
 class NetnsId(NamedTuple):
-    """Which namespace it is, whatever its path: device and inode of the nsfs file, in this boot."""
+    """Which namespace it is, in this boot, whatever its path: device and inode of the nsfs file, and its cookie.
+
+    Inodes are used again for other namespaces, cookies never are (SO_NETNS_COOKIE, Linux 5.14; 0 where there is none).
+    """
 
     device: int
     inode: int
+    cookie: int = 0
 
 
 @dataclass(frozen=True, slots=True)

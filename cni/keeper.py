@@ -31,6 +31,7 @@ log = logging.getLogger("netplane.cni")
 TICK_SECONDS = 0.5
 WHOLE_SECONDS = 30.0
 """How often everything is compared, whatever the kernel told."""
+_TICK_NS = 20_000_000
 SETTLE_SECONDS = 5.0
 """How long a link has to be gone before its container is taken for dead: its DEL may be on its way."""
 
@@ -80,7 +81,8 @@ class Keeper(Closing):
         if stamp == self._spool_stamp:
             return
         with self._node.lock:
-            self._spool_stamp = stamp
+            # What comes within the same tick of the kernel's clock leaves the same stamp: such a one is not kept.
+            self._spool_stamp = stamp if time.time_ns() - stamp > _TICK_NS else -1
             for name, request in spool.take(self._spool):
                 self._spooled(request)
                 spool.done(self._spool, name)
@@ -183,7 +185,8 @@ class Keeper(Closing):
         except OSError:
             return False
         try:
-            if netns_of(fd) != attachment.netns_id:
+            found = netns_of(fd)
+            if found != attachment.netns_id or not found.cookie:
                 return False
             self._node.wiring.attach(attachment, fd)
         except NetplaneError as error:

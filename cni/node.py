@@ -10,9 +10,12 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cni.attachment import LINK_PREFIXES, Attachment, AttachmentId, NetnsId, link_name
@@ -26,7 +29,7 @@ from cni.store import Record, State, Store
 from cni.wiring import Wiring
 from netplane.closing import Closing
 from netplane.errors import NetplaneError
-from netplane.kernel.netns import CLONE_NEWNET
+from netplane.kernel.netns import CLONE_NEWNET, Visit
 from netplane.model.address import IPAddress
 
 log = logging.getLogger("netplane.cni")
@@ -34,6 +37,7 @@ log = logging.getLogger("netplane.cni")
 PENDING_SECONDS = 30.0
 """How long an ADD waits for the deletion of what was there before."""
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -240,12 +244,20 @@ def netns_of(fd: int) -> NetnsId:
     if kind != CLONE_NEWNET:
         raise Failure(Code.INVALID_NETNS, "CNI_NETNS is not a network namespace")
     found = os.fstat(fd)
-    return NetnsId(found.st_dev, found.st_ino)
+    with Visit(fd):
+        return NetnsId(found.st_dev, found.st_ino, _cookie())
 
 
 def _own_netns() -> NetnsId:
     found = Path("/proc/thread-self/ns/net").stat()
-    return NetnsId(found.st_dev, found.st_ino)
+    return NetnsId(found.st_dev, found.st_ino, _cookie())
+
+
+def _cookie() -> int:
+    """Of the calling thread's namespace; 0 where the kernel has none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked, suppress(OSError):
+        return int.from_bytes(asked.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+    return 0
 
 
 def _in_the_way(doomed: Attachment, id_: AttachmentId, netns: NetnsId) -> bool:
