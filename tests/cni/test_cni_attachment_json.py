@@ -40,7 +40,7 @@ def test_what_has_its_default_takes_no_space():
         "id": ["pods", "c1", "eth0"],
         "mode": "routed",
         "netns": "/run/netns/1",
-        "netns_id": [4, 5],
+        "netns_id": [4, 5, 0],
     }
 
 
