@@ -98,8 +98,10 @@ def run(
 @group.command(short_help="Change the backend of running agents under open connections.")
 @click.argument("case", type=_FOLDER)
 @click.argument("backends", nargs=-1, type=click.Choice(sorted(BACKENDS)))
+@_CNI
+@_ATTACH
 @output_option
-def switch(case: Path, backends: tuple[str, ...], output: str) -> None:
+def switch(case: Path, backends: tuple[str, ...], cni: bool, attach: str, output: str) -> None:
     """Let the real agents of CASE go from backend to backend while connections are open and new ones are made.
 
     BACKENDS are taken in order; without any: all of them, and back to the first. Exits 1 if a connection broke or a
@@ -107,6 +109,7 @@ def switch(case: Path, backends: tuple[str, ...], output: str) -> None:
     """
     from netplane.lab.cases import load_case
     from netplane.lab.switching import switch_case
+    from netplane.lab.topology import Attach
 
     _require_root()
     every = tuple(sorted(BACKENDS, reverse=True))
@@ -115,7 +118,7 @@ def switch(case: Path, backends: tuple[str, ...], output: str) -> None:
         raise InputError(f"backends: {way[0]} alone is no way from one to another")
     _tell(f"wiring, starting agents with {way[0]}, connecting")
     results = []
-    for each in switch_case(load_case(case), way):
+    for each in switch_case(load_case(case, attach=Attach(attach), plugin=cni), way):
         results.append(each)
         _tell("")
         if output == "text":

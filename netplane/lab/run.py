@@ -115,10 +115,19 @@ def run_case(case: Case, backend: str, options: RunOptions) -> tuple[PacketResul
     program = by_agent if options.agent else in_process
     options.tell(f"wiring {len(case.topology.nodes)} nodes, {len(case.topology.pods)} pods and an outside client")
     with standing(case) as lab:
-        options.tell(f"starting the agent on {', '.join(lab.nodes)}" if options.agent else f"applying {backend}")
+        options.tell(_starting(case, backend, options))
         with program(lab, case, backend), _recorded(lab, case, backend, options):
             options.tell(f"sending {len(lines)} kinds of packets until every endpoint was seen")
             return _ask_all(lab, case, backend, lines, decisions)
+
+
+def _starting(case: Case, backend: str, options: RunOptions) -> str:
+    """What is done before packets are sent, in a few words."""
+    begun = f"starting the agent on {', '.join(case.topology.nodes)}" if options.agent else f"applying {backend}"
+    if not case.topology.plugin:
+        return begun
+    how = "launcher and agent" if options.agent else "the CNI plugin"
+    return f"{begun}, attaching {len(case.topology.pods)} pods by {how} ({case.topology.attach.value})"
 
 
 def _ask_all(
