@@ -39,8 +39,10 @@ status: {addresses: [{type: InternalIP, address: 192.0.2.12}]}
 class PodAgent(Closing):
     """A namespace that is a node, an agent in it, and a launcher that knows where that agent is."""
 
-    def __init__(self, directory: Path, *, fallback: bool = False) -> None:
+    def __init__(self, directory: Path, *, fallback: bool = False, within: tuple[str, ...] = ()) -> None:
         self.directory = directory
+        self._within = within
+        """Words before the agent's command line: what takes privileges away."""
         self.manifests = directory / "manifests"
         self.manifests.mkdir()
         (self.manifests / "nodes.yaml").write_text(NODES)
@@ -59,13 +61,12 @@ class PodAgent(Closing):
     def start(self) -> None:
         """Start the agent and wait until it serves."""
         ready, told = os.pipe()
-        words = (sys.executable, "-m", "netplane", "agent", "run", "--node", "n1", "--from", str(self.manifests))
+        words = (*self._within, sys.executable, "-m", "netplane", "agent", "run", "--node", "n1")
+        source = ("--from", str(self.manifests), "--backend", "nftables")
         places = ("--run-dir", str(self.run_dir), "--state-dir", str(self.state_dir), "--ready-fd", str(told))
         try:
             self.process = self.namespace.run(
-                lambda: subprocess.Popen(
-                    (*words, *places, "--backend", "nftables"), stderr=self.log, stdout=self.log, pass_fds=(told,)
-                )
+                lambda: subprocess.Popen((*words, *source, *places), stderr=self.log, stdout=self.log, pass_fds=(told,))
             )
             os.close(told)
             readable, _, _ = select.select([ready], [], [], SECONDS)
