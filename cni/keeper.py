@@ -19,9 +19,9 @@ from pathlib import Path
 from cni import spool
 from cni.attachment import Attachment, AttachmentId
 from cni.failure import Failure
-from cni.node import netns_of
 from cni.plugin import Plugin
 from cni.request import Reply, Request
+from cni.sandbox import Sandbox
 from cni.store import Record, State
 from netplane.closing import Closing
 from netplane.errors import NetplaneError
@@ -91,7 +91,7 @@ class Keeper(Closing):
         """Compare the journal with the kernel, entirely or where the kernel told of changes, and mend it."""
         kept = Kept()
         with self._node.lock:
-            told = self._node.wiring.events.read()
+            told = self._node.events.read()
             if told.routes_changed:
                 self._node.forget_mtu()
             if whole or told.concerns_us or self._lost:
@@ -185,10 +185,10 @@ class Keeper(Closing):
         except OSError:
             return False
         try:
-            found = netns_of(fd)
-            if found != attachment.netns_id or not found.cookie:
-                return False
-            self._node.wiring.attach(attachment, fd)
+            with Sandbox(fd) as found:
+                if found.id != attachment.netns_id or not found.id.cookie:
+                    return False
+                self._node.wiring.attach(attachment, fd, found.kernel)
         except NetplaneError as error:
             log.warning("cannot mend", extra={"attachment": str(attachment.id), "why": str(error)})
             return False

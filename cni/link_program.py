@@ -41,8 +41,8 @@ _ROUTED = {ipv6: link_orders.settings(*STRICT, link_local=not ipv6) for ipv6 in 
 _ROUTED_LOCALNET = {ipv6: link_orders.settings(*STRICT, _LOCALNET, link_local=not ipv6) for ipv6 in (False, True)}
 _BOTH = (False, True)
 _PORTS = {(hairpin, isolated): link_orders.port(hairpin, isolated) for hairpin in _BOTH for isolated in _BOTH}
-_LOOPBACK_UP = up(LOOPBACK)
 _LINK_LOCAL = b"\xfe\x80"
+_LOOPBACK_UP = up(LOOPBACK)
 
 
 def links_of(attachment: Attachment) -> tuple[str, ...]:
@@ -103,10 +103,12 @@ def host_side(attachment: Attachment, index: int) -> list[Order]:
 def inside(attachment: Attachment, index: int, *, ipv6: bool) -> list[Order]:
     """Everything inside the container, on its end of the cable, which is number `index`."""
     if not attachment.interface:
-        return [_LOOPBACK_UP]
+        return []
     v4, v6 = families(attachment)
     checked = attachment.duplicate_address_detection
-    orders = [_LOOPBACK_UP]
+    # Runtimes of Kubernetes set `lo` up themselves, or by a network of its own; others (`ctr run --cni`) do not, and
+    # nothing would reach a container's own address. It costs a twentieth of everything.
+    orders = [] if attachment.pod else [_LOOPBACK_UP]
     # Neighbours need not hear of a MAC that follows from the address: what they remember is right. To tell them at
     # once costs a tenth of all this; so the setting, which counts whenever the link changes later, comes afterwards.
     announce = v4 and not attachment.mac.startswith(_DERIVED_MAC)

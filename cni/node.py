@@ -7,15 +7,10 @@ traffic has stopped; links are deleted later, in groups (`reaper.py`), and only 
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from cni.attachment import LINK_PREFIXES, Attachment, AttachmentId, NetnsId, link_name
@@ -25,19 +20,17 @@ from cni.flows import Flows
 from cni.ipam import Ipam
 from cni.reaper import Reaper
 from cni.rules import Rules
+from cni.sandbox import Sandbox, own_netns
 from cni.store import Record, State, Store
 from cni.wiring import Wiring
 from netplane.closing import Closing
 from netplane.errors import NetplaneError
-from netplane.kernel.netns import CLONE_NEWNET, Visit
 from netplane.model.address import IPAddress
 
 log = logging.getLogger("netplane.cni")
 
 PENDING_SECONDS = 30.0
 """How long an ADD waits for the deletion of what was there before."""
-_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
-_SO_NETNS_COOKIE = 71  # asm-generic/socket.h
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -53,13 +46,14 @@ class NodeAttachments(Closing):
         self.store = Store(directory, BOOT_ID.read_text().strip(), wait)
         try:
             self.wiring, self.rules, self.flows = Wiring(), Rules(), Flows()
+            self.events = self.wiring.events  # from now on
             self.ipam = Ipam()
             self._reaping, self._reaping_flows = Wiring(), Flows()
         except BaseException:
             self.store.close()
             raise
         self._mtu: tuple[tuple[IPAddress, ...], int] | None = None
-        self.own_netns = _own_netns()
+        self.own_netns = own_netns()
         self._reaper = Reaper(self._reaping, self)
         self._doomed: dict[AttachmentId, Attachment] = {}
         for record in self.store.records.values():
@@ -70,13 +64,13 @@ class NodeAttachments(Closing):
         for (network, index), address in self.store.last.items():
             self.ipam.continue_after(network, index, address)
 
-    def attach(self, id_: AttachmentId, netns: NetnsId, netns_fd: int, make: Callable[[], Attachment]) -> Attachment:
+    def attach(self, id_: AttachmentId, sandbox: Sandbox, make: Callable[[], Attachment]) -> Attachment:
         """Attach what `make` decides, which is asked with the lock held and takes addresses from `ipam`.
 
         All or nothing. Raises Failure or another NetplaneError.
         """
         with self.lock:
-            self._make_room(id_, netns)
+            self._make_room(id_, sandbox.id)
             attachment = make()
             try:
                 self.store.begin(attachment)
@@ -84,7 +78,7 @@ class NodeAttachments(Closing):
                 self._free(attachment)
                 raise
             try:
-                self.wiring.attach(attachment, netns_fd)
+                self.wiring.attach(attachment, sandbox.fd, sandbox.kernel)
                 self.rules.add(attachment)
                 self.flows.attached(attachment)
                 self.store.finish(id_)
@@ -233,31 +227,6 @@ def gives_addresses(attachment: Attachment) -> bool:
 def addresses_of(attachment: Attachment) -> tuple[IPAddress, ...]:
     """Its addresses without their networks."""
     return tuple(each.address.ip for each in attachment.addresses)
-
-
-def netns_of(fd: int) -> NetnsId:
-    """Which namespace a descriptor is open on. Raises Failure if it is no network namespace's."""
-    try:
-        kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
-    except OSError:
-        kind = 0
-    if kind != CLONE_NEWNET:
-        raise Failure(Code.INVALID_NETNS, "CNI_NETNS is not a network namespace")
-    found = os.fstat(fd)
-    with Visit(fd):
-        return NetnsId(found.st_dev, found.st_ino, _cookie())
-
-
-def _own_netns() -> NetnsId:
-    found = Path("/proc/thread-self/ns/net").stat()
-    return NetnsId(found.st_dev, found.st_ino, _cookie())
-
-
-def _cookie() -> int:
-    """Of the calling thread's namespace; 0 where the kernel has none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked, suppress(OSError):
-        return int.from_bytes(asked.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
-    return 0
 
 
 def _in_the_way(doomed: Attachment, id_: AttachmentId, netns: NetnsId) -> bool:

@@ -22,11 +22,12 @@ from cni.config import IpamOptions, Mode, NetworkConfig, RangeSet
 from cni.decode import network_config, version_of
 from cni.decode_ipam import resolv_conf
 from cni.failure import Code, Failure
-from cni.node import NodeAttachments, gives_addresses, netns_of
+from cni.node import NodeAttachments, gives_addresses
 from cni.plan import Given, Place, attachment_id, chained, given_by, plan, result_of
 from cni.ranges import range_of
 from cni.request import Command, Invocation, Reply, Request
 from cni.result import Dns, Result
+from cni.sandbox import Sandbox
 from cni.store import State
 from netplane.errors import NetplaneError
 from netplane.model.address import IPAddress, IPNetwork
@@ -140,25 +141,28 @@ class Plugin:
         config = job.config
         if config.mode is Mode.LOOPBACK:
             return self._loopback(job, fd)
-        netns = netns_of(fd)
-        if netns == self.node.own_netns and not _overridden(job.request.environment):
+        with Sandbox(fd) as sandbox:
+            attachment = self._attach(job, sandbox)
+        if config.previous is not None:
+            return config.previous
+        return result_of(attachment, self.node.wiring.bridge_mac(attachment))
+
+    def _attach(self, job: _Job, sandbox: Sandbox) -> Attachment:
+        if sandbox.id == self.node.own_netns and not _overridden(job.request.environment):
             said = f"CNI_NETNS {job.invocation.netns} is the host's own namespace"
             raise Failure(Code.INVALID_NETNS, said, "set CNI_NETNS_OVERRIDE=1 if that is meant")
         given = self._delegated(job)
 
         def make() -> Attachment:
-            place = Place(netns, config.mtu or self.node.mtu(self._network().peers))
+            place = Place(sandbox.id, job.config.mtu or self.node.mtu(self._network().peers))
             return self._planned(job, self._given(job) if given is None else given, place)
 
         try:
-            attachment = self.node.attach(job.id, netns, fd, make)
+            return self.node.attach(job.id, sandbox, make)
         except BaseException:
-            if job.delegated and config.previous is None:
+            if job.delegated and job.config.previous is None:
                 self._delegate(job.config.raw, job.invocation, Command.DEL)
             raise
-        if config.previous is not None:
-            return config.previous
-        return result_of(attachment, self.node.wiring.bridge_mac(attachment))
 
     def _planned(self, job: _Job, given: Given, place: Place) -> Attachment:
         attachment = plan(job.config, job.invocation, given, place)

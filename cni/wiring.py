@@ -14,7 +14,9 @@ import itertools
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 from cni import link_check, link_program, link_repair
 from cni.attachment import LINK_PREFIXES, Attachment
@@ -56,23 +58,30 @@ class Wiring(Closing):
         self._kernel = Links()
         self._netns_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._bridges = Bridges(self._kernel, self._netns_fd)
-        self.events = News()
         self._numbers = _numbers()
         self._forwarded: set[int] = set()
         self._ipv6 = sysctls.exists("net/ipv6/conf/all/forwarding")
 
     def close(self) -> None:
         """Let go of sockets and namespace; links stay."""
-        self.events.close()
+        if "events" in self.__dict__:
+            self.events.close()
         self._bridges.close()
         self._kernel.close()
         os.close(self._netns_fd)
 
+    @cached_property
+    def events(self) -> News:
+        """What the kernel tells from the first use on. Who does not listen costs the kernel nothing."""
+        with Visit(self._netns_fd):
+            return News()
+
     # --- attach -----------------------------------------------------------------------------------------------------
 
-    def attach(self, attachment: Attachment, netns_fd: int) -> None:
+    def attach(self, attachment: Attachment, netns_fd: int, inner: Links | None = None) -> None:
         """Make the links of an attachment, in the namespace `netns_fd` is open on. All or nothing.
 
+        `inner` is a socket to that namespace, if there is one already: to enter it once is cheaper than twice.
         Waits for duplicate address detection where that was asked for (`DAD_SECONDS`), for nothing else.
         """
         parameters = link_program.checked_sysctls(attachment) if attachment.sysctls else {}
@@ -83,7 +92,7 @@ class Wiring(Closing):
         index = self._cable(attachment, netns_fd)
         try:
             self._host_side(attachment, index)
-            self._inside(attachment, index + 1, netns_fd, parameters)
+            self._inside(attachment, index + 1, _Inner(netns_fd, inner), parameters)
         except BaseException:
             self.detach([attachment.link])
             raise
@@ -158,20 +167,19 @@ class Wiring(Closing):
                 self._do(made)
         self._do(link_program.limits(attachment, index, queue, ipv6=self._ipv6))
 
-    def _inside(self, attachment: Attachment, index: int, netns_fd: int, parameters: dict[str, str]) -> None:
+    def _inside(self, attachment: Attachment, index: int, inner: _Inner, parameters: dict[str, str]) -> None:
         orders = link_program.inside(attachment, index, ipv6=self._ipv6)
-        with _inside_of(netns_fd), Links() as kernel:
-            refused = _missed(kernel.attempt(orders))
-            if refused and refused[0].errno in (errno.EACCES, errno.EPERM) and link_program.families(attachment)[1]:
-                sysctls.write({f"net/ipv6/conf/{name}/disable_ipv6": 0 for name in ("lo", attachment.id.ifname)})
-                refused = _missed(kernel.attempt(orders))
-            if refused:
-                raise _failed(refused[0])
-            after = link_program.inside_parameters(attachment) | parameters
-            if after:
-                sysctls.write(after)
+        refused = inner.attempt(orders) if orders else []
+        if refused and refused[0].errno in (errno.EACCES, errno.EPERM) and link_program.families(attachment)[1]:
+            inner.set({f"net/ipv6/conf/{name}/disable_ipv6": "0" for name in ("lo", attachment.id.ifname)})
+            refused = inner.attempt(orders)
+        if refused:
+            raise _failed(refused[0])
+        after = link_program.inside_parameters(attachment) | parameters
+        if after:
+            inner.set(after)
         if attachment.duplicate_address_detection and link_program.families(attachment)[1]:
-            _settle(netns_fd, index)
+            _settle(inner.fd, index)
 
     # --- chained ----------------------------------------------------------------------------------------------------
 
@@ -307,6 +315,25 @@ class Wiring(Closing):
         for refused in self._kernel.attempt(orders):
             if refused.errno not in _NOT_THERE:
                 raise _failed(refused)
+
+
+class _Inner(NamedTuple):
+    """The container's namespace, and a socket to it if somebody has one."""
+
+    fd: int
+    kernel: Links | None
+
+    def attempt(self, orders: Sequence[Order]) -> list[NotDone]:
+        """Do it there; what was refused, but for routes that are there already."""
+        if self.kernel is not None:
+            return _missed(self.kernel.attempt(orders))
+        with _inside_of(self.fd), Links() as kernel:
+            return _missed(kernel.attempt(orders))
+
+    def set(self, parameters: Mapping[str, str]) -> None:
+        """Write kernel parameters there."""
+        with _inside_of(self.fd):
+            sysctls.write(parameters)
 
 
 class _inside_of(Visit):

@@ -51,6 +51,7 @@ log = logging.getLogger("netplane.agent")
 
 POLL_SECONDS = 0.5
 """How often mechanisms are asked whose changes nobody tells."""
+HEAR_SECONDS = 0.02  # from the first sign of a change of nftables until it is looked at
 STUCK_SECONDS = 300.0
 """After so long at one piece of work systemd's watchdog hears nothing more."""
 
@@ -152,7 +153,7 @@ class _Agent:
         self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         self._loop.add_reader(self._watcher.fileno(), self._source_changed)
-        self._loop.add_reader(self._events.fileno(), self._kernel_changed)
+        self._loop.add_reader(self._events.fileno(), self._kernel_told)
         self._loop.add_reader(self._mark.fileno(), self._mark.answer)
         if self._mark.squatter:
             log.warning("cannot be sure to be the only agent here", extra={"name taken by": self._mark.squatter})
@@ -206,7 +207,13 @@ class _Agent:
         self._pace.changed()
         self._wake.set()
 
-    def _kernel_changed(self) -> None:
+    def _kernel_told(self) -> None:
+        # A change rarely comes alone, and those of the CNI plugin, one for each container, are not worth waking up for.
+        self._loop.remove_reader(self._events.fileno())
+        self._loop.call_later(HEAR_SECONDS, self._hear)
+
+    def _hear(self) -> None:
+        self._loop.add_reader(self._events.fileno(), self._kernel_told)
         if by := self._events.read(self._work.reconciler.program):
             self._disturbed(by)
 

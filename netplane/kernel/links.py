@@ -174,6 +174,10 @@ class Links(Closing):
         """All there is of something (`netlink.NetlinkSocket.dump`)."""
         return self._netlink.dump(request, doing)
 
+    def namespace_cookie(self) -> int:
+        """A number that this namespace has and no other ever had since the host was started; 0 before Linux 5.14."""
+        return self._netlink.namespace_cookie()
+
     def read(self) -> dict[str, LinkState]:
         """All links, by name."""
         request = Request(_GET_LINK, _link_message(0, 0))

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ _ERROR, _DONE = 2, 3
 
 _TRUNCATED = int(socket.MSG_TRUNC)  # an enum takes a microsecond for each datagram
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
-_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_NETNS_COOKIE = 32, 33, 71
 _RECEIVE_BUFFER = 8 << 20
 _DATAGRAM = 1 << 16  # the kernel fills at most 32 KiB (netlink_recvmsg)
 _DUMP_ATTEMPTS = 16
@@ -187,6 +188,13 @@ class NetlinkSocket(Closing):
             if refusal.errno == errno.EPERM:
                 self._raise(refusal, doing)
         return refusals, told
+
+    def namespace_cookie(self) -> int:
+        """SO_NETNS_COOKIE of the socket's namespace; 0 where the kernel has none (before 5.14)."""
+        try:
+            return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return 0
 
     def close(self) -> None:
         """Close the socket."""

@@ -65,6 +65,7 @@ class Site(Closing):
         for each in HOST.values():
             self.ip(self.host, "address", "add", each, "dev", "lo")
         self.wiring = self.host.run(Wiring)
+        self.events = self.wiring.events  # from now on
         self._containers: list[Namespace] = []
 
     def container(self) -> Namespace:
