@@ -30,7 +30,7 @@ class PodNetwork:
     def host_port(self, node: NodeHost, probe: Probe) -> Decision | None:
         """Where a host port of `node` leads a packet that is addressed to it; None if there is none.
 
-        `::1` does not work: the kernel takes no answer to it from another link, and IPv6 has nothing like route_localnet.
+        `::1` does not work: the kernel takes no answer to it from another link (IPv6 has no route_localnet).
         """
         if probe.destination.version == 6 and probe.destination.is_loopback:
             return None
