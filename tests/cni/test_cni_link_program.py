@@ -10,6 +10,7 @@ from wired import GATEWAY, attachment
 
 from cni import link_program
 from cni.config import BridgeOptions, Mode
+from netplane.kernel import link_orders
 from netplane.kernel.links import Order
 from netplane.kernel.netlink import nested
 
@@ -34,6 +35,16 @@ def test_a_kernel_without_ipv6_is_given_no_settings_of_it(mode):
 @BOTH
 def test_the_same_attachment_is_the_same_bytes(mode):
     assert orders(mode, ipv6=True) == orders(mode, ipv6=True)
+
+
+@BOTH
+@pytest.mark.parametrize("checked", [False, True])
+def test_addresses_are_checked_for_duplicates_where_that_is_asked(mode, checked):
+    own = attachment(1, mode, (6,), duplicate_address_detection=checked)
+    (address,) = (each.address for each in own.addresses)
+    flags = (0 if checked else link_orders.NODAD) | (link_orders.NO_PREFIX_ROUTE if mode is Mode.ROUTED else 0)
+    wanted = link_orders.address(address.packed, address.network.prefixlen, 11, flags)
+    assert wanted in link_program.inside(own, 11, ipv6=True)
 
 
 def test_a_link_local_address_follows_from_the_mac():

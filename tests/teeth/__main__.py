@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from teeth.faults import FAULTS
 from teeth.trial import Trial, failing_without_fault, trials
 
-_COLUMNS = "{:<60}  {:<44}  {:>5}  {}"
+_COLUMNS = "{:<70}  {:<44}  {:>5}  {}"
 
 
 def main(words: Sequence[str]) -> int:
