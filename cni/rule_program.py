@@ -284,8 +284,10 @@ def _set(name: str, key: tuple[Field, ...]) -> SetSpec:
 def _host_port_chains(family: Family, shape: Shape) -> Iterator[Chain]:
     if not shape.ports:
         return
+    # The kernel takes no answer to ::1 from another link: untranslated its client is refused at once.
+    but = "ip6 daddr != ::1 " if family is Family.IPV6 else ""
     for hook in ("prerouting", "output"):
-        yield Chain(hook, ("fib daddr type local goto host-ports",), Hook("nat", hook, _DSTNAT))
+        yield Chain(hook, (f"{but}fib daddr type local goto host-ports",), Hook("nat", hook, _DSTNAT))
     yield Chain("host-ports", tuple(_host_ports(family, shape)))
 
 

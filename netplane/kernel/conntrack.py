@@ -145,10 +145,13 @@ class Conntrack(Closing):
 
     def delete(self, connections: Iterable[Connection]) -> int:
         """Delete exactly these; how many of them were still there."""
-        left = iter(connections)
+        return self._delete(map(_one, connections))
+
+    def _delete(self, names: Iterable[bytes]) -> int:
+        left = iter(names)
         deleted = 0
         while some := list(islice(left, _AT_ONCE)):
-            *requests, last = (Request(_SUBSYSTEM << 8 | _DELETE, _one(each)) for each in some)
+            *requests, last = (Request(_SUBSYSTEM << 8 | _DELETE, each) for each in some)
             refusals = self._kernel.transact([*requests, last._replace(flags=ACK)])
             for refusal in refusals:
                 if refusal.errno != errno.ENOENT:
@@ -164,7 +167,7 @@ class Conntrack(Closing):
         for family in Family:
             own = {each for each in hosts if family_of(each) is family}
             if own and not (len(own) <= _FEW and all(self._erase_host(each) for each in own)):
-                self.delete(self._of_hosts(family, {each.packed for each in own}))
+                self._delete(self._of_hosts(family, {each.packed for each in own}))
 
     def _erase_host(self, host: IPAddress) -> bool:
         """Like `erase`, what the host began and what it answers."""
@@ -181,13 +184,13 @@ class Conntrack(Closing):
             self.erases = False
         return self.erases
 
-    def _of_hosts(self, family: Family, own: set[bytes]) -> Iterator[Connection]:
+    def _of_hosts(self, family: Family, own: set[bytes]) -> Iterator[bytes]:
+        """What names each of them: a piece of what the kernel said of it, whatever its protocol has besides ports."""
         request = Request(_SUBSYSTEM << 8 | _GET, _header(family) + attribute(_ZONE, _PORT.pack(0)))
         for payload in self._kernel.dump(request, "list connections"):
-            if _sources(payload) & own:
-                connection = _decoded(payload)
-                if not connection.zone:
-                    yield connection
+            if _sources(payload) & own and not _decoded(payload).zone:
+                found = attributes(payload, _GENERIC_HEADER)
+                yield _header(family) + nested(_REPLY, found[_REPLY]) + attribute(_ID, found[_ID])
 
     def close(self) -> None:
         """Close the socket."""

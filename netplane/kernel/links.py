@@ -17,7 +17,7 @@ from typing import NamedTuple
 from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel import netlink
-from netplane.kernel.netlink import ACK, CREATE, NetlinkSocket, Request, attribute, attributes, nested, text
+from netplane.kernel.netlink import CREATE, NetlinkSocket, Request, acknowledged, attribute, attributes, nested, text
 from netplane.model.address import Family, IPAddress, IPNetwork, family_of
 
 MAIN_TABLE = 254
@@ -156,14 +156,14 @@ class Links(Closing):
         if not orders:
             return
         *others, last = (order.request for order in orders)
-        refusals = self._netlink.transact([*others, last._replace(flags=last.flags | ACK)])
+        refusals = self._netlink.transact([*others, acknowledged(last)])
         for at, _, said, _ in refusals[:1]:
             raise KernelError(mechanism="links", doing=orders[at].doing, said=said)
 
     def attempt(self, orders: Sequence[Order]) -> list[NotDone]:
         """Do all of it, in order; what the kernel refused."""
         *others, last = (order.request for order in orders)
-        refusals = self._netlink.transact([*others, last._replace(flags=last.flags | ACK)])
+        refusals = self._netlink.transact([*others, acknowledged(last)])
         return [NotDone(orders[at], number, said) for at, number, said, _ in refusals]
 
     def ask(self, request: Request, doing: str) -> list[bytes]:

@@ -52,6 +52,11 @@ class Request(NamedTuple):
     flags: int = 0
 
 
+def acknowledged(request: Request) -> Request:
+    """The same request, to be answered even when all is well."""
+    return Request(request.kind, request.payload, request.flags | ACK)
+
+
 class Refusal(NamedTuple):
     """What the kernel said to one request: which one, why, and where in it (bytes after its header, -1: unknown)."""
 
@@ -146,7 +151,7 @@ class NetlinkSocket(Closing):
 
     def ask(self, request: Request, doing: str) -> list[bytes]:
         """Send one request; the payloads that come back before its acknowledgement."""
-        first = self._send([request._replace(flags=request.flags | ACK)])
+        first = self._send([acknowledged(request)])
         payloads = []
         for answer in self._answers(first, 1):
             if answer.kind != _ERROR:
@@ -292,4 +297,4 @@ def batch(subsystem: int, requests: Sequence[Request]) -> list[Request]:
     """
     frame = struct.pack(">BBH", 0, 0, subsystem)
     *others, last = requests
-    return [Request(0x10, frame), *others, last._replace(flags=last.flags | ACK), Request(0x11, frame)]
+    return [Request(0x10, frame), *others, acknowledged(last), Request(0x11, frame)]
