@@ -252,9 +252,8 @@ _VERBS = {
     ),
     "cni: an address comes free before its link is gone": Fault(
         "cni.node",
-        "        self._doomed[attachment.id] = attachment\n        self.rules.remove(attachment)\n",
-        "        self._doomed[attachment.id] = attachment\n        self._free(attachment)\n"
-        "        self.rules.remove(attachment)\n",
+        "self.store.doom(attachment.id)\n",
+        "self.store.doom(attachment.id), self._free(attachment)\n",
         _test("keeper", "comes_free"),
     ),
     "cni: an ADD that fails keeps its address": Fault(
