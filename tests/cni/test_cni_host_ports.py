@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from ipaddress import ip_address, ip_network
 
 import pytest
-from cni_packets import GATEWAY, NODE, OUTSIDE, POD_RANGE, Site, ask, client, server, site
+from cni_packets import GATEWAY, NODE, OUTSIDE, POD_RANGE, SECONDS, Site, ask, client, server, site
 
 from cni.config import Mode, PortMapping
 from netplane.backends.nftables import NFTABLES
 from netplane.kernel.host import Host
+from netplane.lab import sctp, sockets
 from netplane.model.address import Family, Protocol
 from netplane.model.endpoint import EndpointSlice, SliceEndpoint, SlicePort
 from netplane.model.node import Node
@@ -182,6 +184,40 @@ def test_udp_that_passes_through_to_the_same_port_elsewhere_goes_on(fresh, famil
         before = ask(asking, OUTSIDE[family], HOST_PORT, [there])
         fresh.add(target)
         assert ask(asking, OUTSIDE[family], HOST_PORT, [there]) == before
+
+
+# --- SCTP: this kernel may have no sockets for it, and translates it all the same -----------------------------------
+
+
+@families
+@pytest.mark.parametrize("who", ["outside", "itself"])
+def test_an_association_comes_through_a_host_port_and_its_answer_goes_back(fresh, family, who):
+    target = fresh.pod(PortMapping(Protocol.SCTP, HOST_PORT, PORT))
+    asker = fresh.outside if who == "outside" else target.namespace
+    with sctp_socket(asker, family) as asking, sctp_socket(target.namespace, family) as serving:
+        asking.sendto(sctp.init(40000, HOST_PORT, tag=7), (NODE[family], 0))
+        asked, client = heard_sctp(serving, sctp.INIT)
+        assert (asked.destination, asked.tag) == (PORT, 7)
+        assert (client == OUTSIDE[family]) is (who == "outside")
+        assert client != target.address(family)
+        serving.sendto(sctp.init_ack(asked, b"it is me"), (client, 0))
+        answer, whom = heard_sctp(asking, sctp.INIT_ACK)
+    assert (whom, answer.source, answer.destination, answer.cookie) == (NODE[family], HOST_PORT, 40000, b"it is me")
+
+
+def sctp_socket(namespace, family: Family) -> socket.socket:
+    made = namespace.run(lambda: sockets.raw(family, Protocol.SCTP.number))
+    made.settimeout(SECONDS)
+    return made
+
+
+def heard_sctp(made: socket.socket, chunk: int) -> tuple[sctp.Packet, str]:
+    """The next packet of this kind, its checksum right, and its sender: raw sockets hear everything."""
+    while True:
+        data, sender = made.recvfrom(1 << 16)
+        packet = sctp.decode(sockets.without_header(data) if made.family == socket.AF_INET else data)
+        if packet is not None and packet.chunk == chunk:
+            return packet, sender[0]
 
 
 @families
