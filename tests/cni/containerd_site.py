@@ -113,6 +113,30 @@ class Site(Closing):
         """Which container answers at an address, asked by the node itself."""
         return self.namespace.run(lambda: ask(address, port))
 
+    def udp_client(self, port: int) -> socket.socket:
+        """Somebody outside who goes on sending to a port of the node."""
+
+        def connect() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.settimeout(_SECONDS)
+            made.connect((NODE_ADDRESSES[0], port))
+            return made
+
+        return self._outside.run(connect)
+
+    def udp_server(self, port: int) -> socket.socket:
+        """A server inside the only sandbox there is."""
+
+        def bind() -> socket.socket:
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            made.settimeout(_SECONDS)
+            made.bind(("", port))
+            return made
+
+        (name,) = self.node.netns_left()
+        with Namespace(self.node.root / "run/netns" / name) as inside:
+            return inside.run(bind)
+
     def state(self) -> dict[str, list[str]]:
         """All that plugins could leave on the node: links, addresses, routes, qdiscs, rules, what they remember."""
         return {

@@ -96,6 +96,21 @@ def test_eight_sandboxes_at_once_with_host_ports_and_limits(site):
     until_as_before(site, before)
 
 
+@only_netplane
+def test_a_client_of_a_udp_host_port_is_led_to_the_next_sandbox_that_has_it(site):
+    before = site.state()
+    with site.udp_client(FIRST_PORT) as asking:
+        for name in ("goes", "comes"):
+            sandbox = site.node.cri.run(site.node.spec(name, ports=[("UDP", FIRST_PORT, 53, "")]))
+            with site.udp_server(53) as serving:
+                asking.send(b"who is there?")
+                _, whom = serving.recvfrom(64)
+                serving.sendto(name.encode(), whom)
+                assert asking.recv(64).decode() == name
+            take_away(site, sandbox)
+    until_as_before(site, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
 def test_sandboxes_survive_containerd_and_are_removed_by_the_next(site, number):
     before = site.state()
