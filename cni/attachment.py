@@ -57,6 +57,8 @@ class Attachment:
     netns: str
     """CNI_NETNS: what the runtime calls it."""
     netns_id: NetnsId
+    netns_seen: bool = False
+    """CHAINED: whether `netns` led us there, too. Where it did, its absence says that the container is gone."""
     link: str = ""
     mac: bytes = b""
     host_mac: bytes = b""

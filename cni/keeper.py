@@ -3,6 +3,7 @@
 A runtime may die, forget DEL, and never ask for GC. So the journal is compared with the kernel: at the start, whenever
 the kernel tells of a change, and now and then. An attachment lives for as long as its host link does, for the kernel
 removes both ends of a cable with either namespace; one whose namespace still is where the runtime had it is mended.
+Where another plugin made the interface, the namespace's path is what can be missed.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from cni import spool
 from cni.attachment import Attachment, AttachmentId
-from cni.failure import Failure
 from cni.plugin import Plugin
 from cni.request import Reply, Request
-from cni.sandbox import Sandbox
-from cni.store import Record, State
+from cni.sandbox import Sandbox, leads_to
+from cni.store import State
 from netplane.closing import Closing
 from netplane.errors import NetplaneError
 
@@ -47,15 +47,21 @@ class Kept:
 class Keeper(Closing):
     """`start` what an earlier process left, then `run` in a thread until it is closed."""
 
-    def __init__(self, plugin: Plugin, spool_directory: Path) -> None:
+    def __init__(self, plugin: Plugin, spool_directory: Path, settle: float | None = None) -> None:
+        """`settle`: seconds until a container without a link is taken for dead, if not SETTLE_SECONDS."""
         self._plugin, self._node = plugin, plugin.node
+        self._settle = settle
         self._spool = spool_directory
         self._spool_stamp = 0
+        self._spooling = threading.Lock()
+        self._refused: set[AttachmentId] = set()
+        self._giver: threading.Thread | None = None
         self._lost: dict[AttachmentId, float] = {}
         self._next_whole = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        plugin.before_add = self.do_spooled
+        plugin.before_add = partial(self._try, "spool", self.do_spooled)
+        plugin.behind = self._behind
         self.problems: dict[str, str] = {}
 
     def start(self) -> None:
@@ -70,22 +76,25 @@ class Keeper(Closing):
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; nothing is undone."""
+        """End the threads; nothing is undone."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        for each in (self._thread, self._giver):
+            if each is not None:
+                each.join()
 
     def do_spooled(self) -> None:
         """Do what the launcher wrote down while no agent was there to do it, oldest first."""
-        stamp = _stamp(self._spool)
-        if stamp == self._spool_stamp:
+        if not self._behind():
             return
-        with self._node.lock:
-            # What comes within the same tick of the kernel's clock leaves the same stamp: such a one is not kept.
-            self._spool_stamp = stamp if time.time_ns() - stamp > _TICK_NS else -1
+        with self._spooling:  # not the node's lock: another plugin may have to be asked
+            stamp, now = _stamp(self._spool), time.time_ns()
+            if stamp == self._spool_stamp:
+                return
             for name, request in spool.take(self._spool):
                 self._spooled(request)
                 spool.done(self._spool, name)
+            # What comes within the same tick of the kernel's clock leaves the same stamp: such a one is not kept.
+            self._spool_stamp = stamp if now - stamp > _TICK_NS else -1
 
     def look(self, *, whole: bool) -> Kept:
         """Compare the journal with the kernel, entirely or where the kernel told of changes, and mend it."""
@@ -96,6 +105,7 @@ class Keeper(Closing):
                 self._node.forget_mtu()
             if whole or told.concerns_us or self._lost:
                 self._look_at_links(kept)
+        with self._node.lock:  # others may have had their turn
             if whole or self._node.rules.disturbed():
                 changed = self._node.rules.reconcile(self._node.attached())
                 kept.mended += changed.told()
@@ -104,6 +114,19 @@ class Keeper(Closing):
         for each in kept.mended:
             log.warning("mended", extra={"what": each})
         return kept
+
+    def give_back(self, *, again: bool) -> None:
+        """Tell other plugins which of their addresses are free; `again`: those that did not want to hear it, too."""
+        for id_ in self._node.owed():
+            if self._stop.is_set() or (id_ in self._refused and not again):
+                continue
+            try:
+                self._plugin.give_back(id_)
+                self._refused.discard(id_)
+            except NetplaneError as error:
+                if id_ not in self._refused:
+                    log.warning("IPAM plugin keeps an address", extra={"attachment": str(id_), "why": str(error)})
+                self._refused.add(id_)
 
     # --- in its thread ----------------------------------------------------------------------------------------------
 
@@ -117,6 +140,11 @@ class Keeper(Closing):
             self._try("look", partial(self.look, whole=whole))
             if whole:
                 self._try("begun", self._bury_the_past)
+            if self._node.owed() and (self._giver is None or not self._giver.is_alive()):
+                # In a thread of its own: another plugin may take a minute, and everything else goes on.
+                work = partial(self._try, "give back", partial(self.give_back, again=whole))
+                self._giver = threading.Thread(target=work, name="cni-giver", daemon=True)
+                self._giver.start()
 
     def _try(self, what: str, work: Callable[[], object]) -> None:
         """Do it; say once what is wrong, and once when it works again."""
@@ -134,6 +162,9 @@ class Keeper(Closing):
             if self.problems.pop(what, None) is not None:
                 log.info("attachments are looked after again", extra={"at": what})
 
+    def _behind(self) -> bool:
+        return _stamp(self._spool) != self._spool_stamp
+
     def _spooled(self, request: Request) -> None:
         self._plugin.quick(request)
         reply: Reply = self._plugin.handle(request)
@@ -147,17 +178,16 @@ class Keeper(Closing):
         node = self._node
         with node.lock:
             records = list(node.store.records.values())
+            owed = set(node.owed())
             of_another_boot = [each for each in records if each.boot != node.store.boot_id]
+            of_another_boot = [each for each in of_another_boot if each.attachment.id not in owed]
             node.release([each.attachment.id for each in of_another_boot])
+            for id_ in node.abandoned():
+                node.detach(id_)
             present = [each for each in records if each.boot == node.store.boot_id]
-            for each in present:
-                if each.state is State.ADDING:
-                    node.detach(each.attachment.id)
             node.bury(each for each in present if each.state is State.DOOMED)
         if of_another_boot:
             log.info("released what an earlier boot left", extra={"attachments": len(of_another_boot)})
-        for each in of_another_boot:
-            self._give_back(each.attachment)
 
     # --- links ------------------------------------------------------------------------------------------------------
 
@@ -165,7 +195,7 @@ class Keeper(Closing):
         node, now = self._node, time.monotonic()
         present = node.wiring.present()
         attached = node.attached()
-        lost = {each.id: each for each in attached if each.link and each.link not in present}
+        lost = {each.id: each for each in attached if not _alive(each, present)}
         for id_ in [each for each in self._lost if each not in lost]:
             del self._lost[id_]
         for id_, attachment in lost.items():
@@ -173,7 +203,7 @@ class Keeper(Closing):
             if self._mended(attachment):
                 kept.mended.append(f"{id_}: its link was gone")
                 del self._lost[id_]
-            elif now - since >= SETTLE_SECONDS:
+            elif now - since >= (SETTLE_SECONDS if self._settle is None else self._settle):
                 kept.dead.append(id_)
                 del self._lost[id_]
         kept.mended += node.wiring.repair([each for each in attached if each.id not in lost])
@@ -198,18 +228,13 @@ class Keeper(Closing):
 
     def _bury_dead(self, id_: AttachmentId) -> None:
         """The container is gone, and nobody asked for DEL."""
-        record = self._node.store.records.get(id_)
-        if record is None or record.state is not State.ATTACHED:
-            return
-        self._node.release([id_])
-        self._give_back(record.attachment)
-        log.info("released a dead attachment", extra={"attachment": str(id_), "addresses": _addresses(record)})
-
-    def _give_back(self, attachment: Attachment) -> None:
-        try:
-            self._plugin.give_back_elsewhere(attachment)
-        except Failure as failure:
-            log.warning("IPAM plugin keeps an address", extra={"attachment": str(attachment.id), "why": str(failure)})
+        with self._node.lock:
+            record = self._node.store.records.get(id_)
+            if record is None or record.state is not State.ATTACHED:
+                return
+            self._node.detach(id_)
+        addresses = _addresses(record.attachment)
+        log.info("released a dead attachment", extra={"attachment": str(id_), "addresses": addresses})
 
 
 def _stamp(directory: Path) -> int:
@@ -220,5 +245,12 @@ def _stamp(directory: Path) -> int:
         return 0
 
 
-def _addresses(record: Record) -> str:
-    return ", ".join(str(each.address.ip) for each in record.attachment.addresses)
+def _alive(attachment: Attachment, present: Container[str]) -> bool:
+    """As far as can be told: what was never seen cannot be missed."""
+    if attachment.link:
+        return attachment.link in present
+    return not attachment.netns_seen or leads_to(attachment.netns, attachment.netns_id)
+
+
+def _addresses(attachment: Attachment) -> str:
+    return ", ".join(str(each.address.ip) for each in attachment.addresses)

@@ -2,7 +2,8 @@
 
 One lock guards everything. The order of attaching is: address, journal, links, rules, journal. So whatever is killed
 in between, the journal knows at least as much as the kernel has. Detaching goes the other way and is done when the
-traffic has stopped; links are deleted later, in groups (`reaper.py`), and only then does the address come free.
+traffic has stopped; links are deleted later, in groups (`reaper.py`), and only then does the address come free. One
+that another plugin gave is owed to it from then on, and the attachment known until that plugin has taken it back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cni.attachment import LINK_PREFIXES, Attachment, AttachmentId, NetnsId, link_name
@@ -55,7 +57,11 @@ class NodeAttachments(Closing):
         self._mtu: tuple[tuple[IPAddress, ...], int] | None = None
         self.own_netns = own_netns()
         self._reaper = Reaper(self._reaping, self)
-        self._doomed: dict[AttachmentId, Attachment] = {}
+        self._doomed: dict[AttachmentId, Attachment] = {}  # their links are not gone yet
+        self._owed: dict[AttachmentId, Attachment] = {}  # gone, but another plugin was not told yet that it is free
+        self._giving: set[AttachmentId] = set()  # of these, those that a thread tells it of just now
+        self._asked_for: set[AttachmentId] = set()  # begun: another plugin is asked for addresses
+        self._settling: set[AttachmentId] = set()  # made, but for what is waited for without the lock
         for record in self.store.records.values():
             if record.state is State.DOOMED:
                 self._doomed[record.attachment.id] = record.attachment
@@ -70,10 +76,11 @@ class NodeAttachments(Closing):
         All or nothing. Raises Failure or another NetplaneError.
         """
         with self.lock:
-            self._make_room(id_, sandbox.id)
+            if id_ not in self._asked_for:
+                self._make_room(id_, sandbox.id)
             attachment = make()
             try:
-                self.store.begin(attachment)
+                self.store.amend(attachment) if id_ in self._asked_for else self.store.begin(attachment)
             except BaseException:
                 self._free(attachment)
                 raise
@@ -81,11 +88,57 @@ class NodeAttachments(Closing):
                 self.wiring.attach(attachment, sandbox.fd, sandbox.kernel)
                 self.rules.add(attachment)
                 self.flows.attached(attachment)
-                self.store.finish(id_)
+                if not (attachment.link and attachment.duplicate_address_detection):
+                    self.store.finish(id_)
+                    return attachment
+                self._settling.add(id_)
             except BaseException:
                 self._undo(attachment)
                 raise
-            return attachment
+        self._settle(attachment, sandbox)
+        return attachment
+
+    @contextmanager
+    def asking_for(self, attachment: Attachment) -> Iterator[None]:
+        """While another plugin is asked for the addresses of an attachment: it is journaled before. Then `attach` it.
+
+        What is not attached in the end is doomed.
+        """
+        with self.lock:
+            self._make_room(attachment.id, attachment.netns_id)
+            self.store.begin(attachment)
+            self._asked_for.add(attachment.id)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._asked_for.discard(attachment.id)
+                if (record := self.store.records.get(attachment.id)) and record.state is State.ADDING:
+                    self._undo(record.attachment)
+
+    @contextmanager
+    def giving_back(self, id_: AttachmentId) -> Iterator[Attachment | None]:
+        """While another plugin is told that the addresses of a doomed attachment are free: by one thread at a time.
+
+        None if nothing is owed; it is owed still if an exception comes out of it. Raises Failure after PENDING_SECONDS.
+        """
+        with self.lock:
+            if not self._gone.wait_for(lambda: id_ not in self._giving, PENDING_SECONDS):
+                raise Failure(Code.TRY_AGAIN_LATER, "the IPAM plugin is still busy with what was there before")
+            attachment = self._owed.get(id_)
+            if attachment is not None:
+                self._giving.add(id_)
+        try:
+            yield attachment
+            if attachment is not None:
+                with self.lock:
+                    del self._owed[id_]
+                    self.store.forget(id_)
+        finally:
+            with self.lock:
+                if attachment is not None:
+                    self._giving.discard(id_)
+                self._gone.notify_all()
 
     def detach(self, id_: AttachmentId) -> Attachment | None:
         """Stop the traffic of an attachment and have its links deleted soon; None if there is none.
@@ -106,19 +159,31 @@ class NodeAttachments(Closing):
             self._wait(set(ids))
 
     def release(self, ids: Collection[AttachmentId]) -> None:
-        """Forget attachments whose links are gone, whoever deleted them."""
+        """End attachments of which the kernel has nothing any more: those of another boot."""
         with self.lock:
             for id_ in ids:
                 record = self.store.records.get(id_)
                 if record is not None:
-                    self.rules.remove(record.attachment)
-                    self.flows.detached(record.attachment)
-                    self._forget(record.attachment)
+                    self.store.doom(id_)
+                    self._end(record.attachment)
             self._gone.notify_all()
 
     def attached(self) -> list[Attachment]:
         """What should be there now."""
-        return [each.attachment for each in self.store.records.values() if each.state is State.ATTACHED]
+        return [
+            each.attachment
+            for id_, each in self.store.records.items()
+            if each.state is State.ATTACHED or id_ in self._settling
+        ]
+
+    def abandoned(self) -> list[AttachmentId]:
+        """Begun, and nobody goes on with it: the agent was killed."""
+        busy = self._asked_for | self._settling
+        return [id_ for id_, each in self.store.records.items() if each.state is State.ADDING and id_ not in busy]
+
+    def owed(self) -> list[AttachmentId]:
+        """Whose addresses another plugin has to take back."""
+        return list(self._owed)
 
     def close(self) -> None:
         """Delete what is doomed, then let go. Links, rules and addresses stay."""
@@ -150,21 +215,38 @@ class NodeAttachments(Closing):
 
     def bury(self, records: Iterable[Record]) -> None:
         """Have the links of doomed attachments deleted: those an earlier process did not come to."""
-        links = {each.attachment.link for each in records if each.attachment.link}
+        links = {_link(each.attachment) for each in records}
         if links:
             self._reaper.bury(links)
 
     def _doom(self, attachment: Attachment) -> None:
         self.store.doom(attachment.id)
         self._doomed[attachment.id] = attachment
-        self.rules.remove(attachment)
-        self.flows.detached(attachment)
-        if attachment.link:
-            self.wiring.doom([attachment.link])
-            self._reaper.bury([attachment.link])
-        else:
-            self.wiring.unchain(attachment)
-            self.release([attachment.id])
+        try:
+            self.rules.remove(attachment)
+            self.flows.detached(attachment)
+            if attachment.link:
+                self.wiring.doom([attachment.link])
+        finally:
+            self._reaper.bury([_link(attachment)])
+
+    def _settle(self, attachment: Attachment, sandbox: Sandbox) -> None:
+        """Wait for what the kernel finds out about its addresses. Without the lock: it takes seconds."""
+        try:
+            self.wiring.settle(attachment, sandbox.fd)
+            with self.lock:
+                if self.store.records[attachment.id].state is not State.ADDING:
+                    raise Failure(Code.TRY_AGAIN_LATER, "it was removed while its addresses were checked")
+                self.store.finish(attachment.id)
+        except BaseException:
+            with self.lock:
+                record = self.store.records.get(attachment.id)
+                if record is not None and record.state is State.ADDING:
+                    self._undo(attachment)
+            raise
+        finally:
+            with self.lock:
+                self._settling.discard(attachment.id)
 
     def _make_room(self, id_: AttachmentId, netns: NetnsId) -> None:
         """Wait for the end of what has this name or stands in this namespace; refuse what lives."""
@@ -179,26 +261,30 @@ class NodeAttachments(Closing):
             self._wait(in_the_way)
 
     def _wait(self, ids: set[AttachmentId]) -> None:
-        there = [self.store.records[each].attachment.link for each in ids if each in self.store.records]
+        there = [_link(self._doomed[each]) for each in ids if each in self._doomed]
         if not there:
             return
-        self._reaper.bury(list(filter(None, there)), hurry=True)
-        if not self._gone.wait_for(lambda: not ids & self.store.records.keys(), PENDING_SECONDS):
+        self._reaper.bury(there, hurry=True)
+        if not self._gone.wait_for(lambda: not ids & self._doomed.keys(), PENDING_SECONDS):
             raise Failure(Code.TRY_AGAIN_LATER, f"the links before were not gone after {PENDING_SECONDS:g} s")
 
     def still_doomed(self, links: Collection[str]) -> list[str]:
         """Which of these links belong to doomed attachments (asked by the reaper)."""
         with self.lock:
-            return sorted({each.link for each in self._doomed.values()} & set(links))
+            return sorted({_link(each) for each in self._doomed.values()} & set(links))
 
     def deleted(self, links: Collection[str]) -> None:
         """Links of doomed attachments are gone, and so are these (told by the reaper)."""
         with self.lock:
-            gone = [each for each in self._doomed.values() if each.link in links]
-        self._reaping_flows.forget([address for each in gone for address in addresses_of(each)])
+            gone = [each for each in self._doomed.values() if _link(each) in links]
+        try:
+            self._reaping_flows.forget([address for each in gone for address in addresses_of(each)])
+        except NetplaneError as error:  # no reason to keep the addresses
+            log.warning("connections of containers that are gone are not forgotten", extra={"why": str(error)})
         with self.lock:
             for attachment in gone:
-                self._forget(attachment)
+                if self._doomed.get(attachment.id) is attachment:
+                    self._end(attachment)
             self._gone.notify_all()
 
     def _undo(self, attachment: Attachment) -> None:
@@ -208,10 +294,14 @@ class NodeAttachments(Closing):
         except NetplaneError as error:
             log.error("cannot undo an attachment", extra={"attachment": str(attachment.id), "why": str(error)})
 
-    def _forget(self, attachment: Attachment) -> None:
-        self.store.forget(attachment.id)
+    def _end(self, attachment: Attachment) -> None:
+        """Nothing of it is left in the kernel."""
         self._doomed.pop(attachment.id, None)
-        self._free(attachment)
+        if attachment.delegate:
+            self._owed[attachment.id] = attachment
+        else:
+            self.store.forget(attachment.id)
+            self._free(attachment)
 
     def _free(self, attachment: Attachment) -> None:
         if gives_addresses(attachment):
@@ -227,6 +317,11 @@ def gives_addresses(attachment: Attachment) -> bool:
 def addresses_of(attachment: Attachment) -> tuple[IPAddress, ...]:
     """Its addresses without their networks."""
     return tuple(each.address.ip for each in attachment.addresses)
+
+
+def _link(attachment: Attachment) -> str:
+    """What the reaper deletes; of one that another plugin made, the name that leads to its queue."""
+    return attachment.link or link_name(Mode.BRIDGE, attachment.id)
 
 
 def _in_the_way(doomed: Attachment, id_: AttachmentId, netns: NetnsId) -> bool:

@@ -44,10 +44,13 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the interface will be: the container's namespace, and the MTU the host's links allow."""
+    """Where the interface will be: the container's namespace, the MTU the host's links allow, and whether CNI_NETNS
+    leads to the namespace from where we are.
+    """
 
     netns_id: NetnsId
     mtu: int
+    seen: bool = False
 
 
 def attachment_id(config: NetworkConfig, invocation: Invocation) -> AttachmentId:
@@ -74,6 +77,7 @@ def plan(config: NetworkConfig, invocation: Invocation, given: Given, place: Pla
         mode=mode,
         netns=invocation.netns,
         netns_id=place.netns_id,
+        netns_seen=place.seen,
         link=link_name(mode, id_) if own else "",
         mac=(config.mac or _CONTAINER_MAC + first) if own else b"",
         host_mac=b"" if not own else ROUTED_HOST_MAC if mode is Mode.ROUTED else _HOST_MAC + first,

@@ -11,28 +11,33 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from cni import delegate, environment, host_local, result_json, versions
+from cni import elsewhere, environment, host_local, result_json, versions
 from cni.attachment import Attachment, AttachmentId, PodAddress
 from cni.config import IpamOptions, Mode, NetworkConfig, RangeSet
 from cni.decode import network_config, version_of
-from cni.decode_ipam import resolv_conf
 from cni.failure import Code, Failure
 from cni.node import NodeAttachments, gives_addresses
-from cni.plan import Given, Place, attachment_id, chained, given_by, plan, result_of
+from cni.plan import Given, Place, attachment_id, chained, plan, result_of
 from cni.ranges import range_of
 from cni.request import Command, Invocation, Reply, Request
-from cni.result import Dns, Result
-from cni.sandbox import Sandbox
+from cni.resolv_conf import dns_of
+from cni.result import Result
+from cni.sandbox import Sandbox, leads_to
 from cni.store import State
 from netplane.errors import NetplaneError
 from netplane.model.address import IPAddress, IPNetwork
 
 log = logging.getLogger("netplane.cni")
+
+_PREPARED = 1000
+"""Requests that are known and not done: more than a server takes. A client that is gone leaves one behind."""
+_SAID = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +77,33 @@ class Plugin:
         self._network, self._sysctls = network, tuple(sysctls)
         self._prepared: dict[int, _Job | Failure] = {}
         self._imported: set[tuple[str, str]] = set()
+        self._importing = threading.Lock()
         self.before_add: Callable[[], None] = lambda: None
         """Called before every ADD: what was asked earlier, and not done yet, comes first."""
+        self.behind: Callable[[], bool] = lambda: False
+        """Whether `before_add` will have something to do."""
 
     # --- one request ------------------------------------------------------------------------------------------------
 
     def quick(self, request: Request) -> bool:
         """Whether `handle` will not have to wait for anything but the kernel."""
+        while len(self._prepared) > _PREPARED:
+            self._prepared.pop(next(iter(self._prepared)), None)
         job = self._prepared[id(request)] = self._prepare(request)
         if isinstance(job, Failure):
             return True
         match job.invocation.command:
             case Command.ADD:
-                return not job.delegated and not self.node.pending
+                waits = job.delegated or job.config.duplicate_address_detection or self._import_due(job)
+                return not (waits or self.node.pending or self.behind())
             case Command.DEL:
                 record = self.node.store.records.get(job.id)
                 delegated = record.attachment.delegate != "" if record else job.delegated
-                return not delegated and not job.config.synchronous_delete
+                ipam = job.config.ipam
+                imported = record is None and ipam is not None and ipam.import_from != ""
+                return not (delegated or imported or job.config.synchronous_delete)
+            case Command.STATUS:
+                return not (job.delegated or self._import_due(job))
             case _:
                 return False
 
@@ -151,22 +166,39 @@ class Plugin:
         if sandbox.id == self.node.own_netns and not _overridden(job.request.environment):
             said = f"CNI_NETNS {job.invocation.netns} is the host's own namespace"
             raise Failure(Code.INVALID_NETNS, said, "set CNI_NETNS_OVERRIDE=1 if that is meant")
-        given = self._delegated(job)
+        if job.config.previous is not None:
+            given = chained(job.config.previous, job.invocation.ifname)
+            return self.node.attach(job.id, sandbox, lambda: self._planned(job, given, sandbox))
+        if job.delegated:
+            return self._attach_delegated(job, sandbox)
+        if self._import_due(job) and job.config.ipam is not None:
+            self._import(job.config.name, job.config.ipam)
+        return self.node.attach(job.id, sandbox, lambda: self._planned(job, self._given(job), sandbox))
 
-        def make() -> Attachment:
-            place = Place(sandbox.id, job.config.mtu or self.node.mtu(self._network().peers))
-            return self._planned(job, self._given(job) if given is None else given, place)
-
+    def _attach_delegated(self, job: _Job, sandbox: Sandbox) -> Attachment:
+        """With addresses of the plugin that `ipam.type` names. What we do not attach is given back to it."""
+        self._end_before(job)
         try:
-            return self.node.attach(job.id, sandbox, make)
-        except BaseException:
-            if job.delegated and job.config.previous is None:
-                self._delegate(job.config.raw, job.invocation, Command.DEL)
+            with self.node.asking_for(self._planned(job, Given(), sandbox)):
+                given = elsewhere.given(job.config.raw, job.invocation)
+                return self.node.attach(job.id, sandbox, lambda: self._planned(job, given, sandbox))
+        except NetplaneError:
+            with suppress(NetplaneError):  # then it is owed, and the keeper asks again
+                self._end_before(job)
             raise
 
-    def _planned(self, job: _Job, given: Given, place: Place) -> Attachment:
-        attachment = plan(job.config, job.invocation, given, place)
-        return replace(attachment, delegate_config=json.dumps(job.config.raw)) if attachment.delegate else attachment
+    def _end_before(self, job: _Job) -> None:
+        """Finish what is left of an attachment that was doomed; what is attached is left alone."""
+        record = self.node.store.records.get(job.id)
+        if record is not None and record.state is not State.ATTACHED:
+            self.remove([job.id])
+
+    def _planned(self, job: _Job, given: Given, sandbox: Sandbox) -> Attachment:
+        config = job.config
+        mtu = config.mtu or self.node.mtu(self._network().peers)
+        seen = config.previous is not None and leads_to(job.invocation.netns, sandbox.id)
+        attachment = plan(config, job.invocation, given, Place(sandbox.id, mtu, seen))
+        return replace(attachment, delegate_config=json.dumps(config.raw)) if attachment.delegate else attachment
 
     def _loopback(self, job: _Job, fd: int) -> Result:
         with self.node.lock:
@@ -178,10 +210,9 @@ class Plugin:
         config = job.config
         if config.ipam is None or not config.interface:
             return Given()
-        sets = self._sets(config.ipam)
-        self._import(config.name, config.ipam)
+        sets, dns = self._sets(config.ipam), dns_of(config.ipam.resolv_conf)
         taken = self.node.ipam.take(config.name, sets, config.ipam.requested, time.monotonic(), config.ipam.quarantine)
-        return Given(taken, config.ipam.routes, _dns_of(config.ipam.resolv_conf))
+        return Given(taken, config.ipam.routes, dns)
 
     def _sets(self, ipam: IpamOptions) -> tuple[RangeSet, ...]:
         if not ipam.node_ranges:
@@ -192,36 +223,24 @@ class Plugin:
             raise Failure(Code.TRY_AGAIN_LATER, said, "its Node object must have spec.podCIDRs (ipam.nodeRanges)")
         return (*ipam.sets, *((range_of(each),) for each in ranges))
 
+    def _import_due(self, job: _Job) -> bool:
+        """Whether a folder of host-local has to be read, which may have to wait for its lock."""
+        ipam = job.config.ipam
+        return ipam is not None and ipam.import_from != "" and (job.config.name, ipam.import_from) not in self._imported
+
     def _import(self, network: str, ipam: IpamOptions) -> None:
-        """Once: the addresses of an existing host-local directory count as taken."""
-        if not ipam.import_from or (network, ipam.import_from) in self._imported:
-            return
-        found = host_local.read(ipam.import_from)
-        for problem in found.problems:
-            log.warning("not imported", extra={"what": str(problem)})
-        self.node.ipam.occupy(network, found.addresses)
-        for index, address in found.last.items():
-            self.node.ipam.continue_after(network, index, address)
-        self._imported.add((network, ipam.import_from))
-
-    # --- other plugins' addresses -----------------------------------------------------------------------------------
-
-    def _delegated(self, job: _Job) -> Given | None:
-        """What another plugin gives: one before us in the chain, or the one that `ipam.type` names."""
-        config = job.config
-        if config.previous is not None:
-            return chained(config.previous, job.invocation.ifname)
-        if not job.delegated:
-            return None
-        result = self._delegate(config.raw, job.invocation, Command.ADD)
-        if result is None or not result.addresses:
-            raise Failure(Code.INVALID_CONFIG, f"IPAM plugin {config.ipam.type if config.ipam else ''} gave no address")
-        return given_by(result)
-
-    def _delegate(self, raw: Mapping[str, object], invocation: Invocation, command: Command) -> Result | None:
-        ipam = raw["ipam"]
-        type_ = str(ipam["type"]) if isinstance(ipam, Mapping) else ""
-        return delegate.run(type_, command, invocation, raw)
+        """Once: the addresses of an existing host-local directory count as taken. Waits for its lock, without ours."""
+        with self._importing:
+            if not ipam.import_from or (network, ipam.import_from) in self._imported:
+                return
+            found = host_local.read(ipam.import_from)
+            for problem in found.problems:
+                log.warning("not imported", extra={"what": str(problem)})
+            with self.node.lock:
+                self.node.ipam.occupy(network, found.addresses)
+                for index, address in found.last.items():
+                    self.node.ipam.continue_after(network, index, address)
+            self._imported.add((network, ipam.import_from))
 
     # --- DEL --------------------------------------------------------------------------------------------------------
 
@@ -232,19 +251,37 @@ class Plugin:
         attachment = self.node.detach(job.id)
         if attachment is None:
             self._forgotten(job)
+            if job.delegated:
+                elsewhere.ask(config.raw, job.invocation, Command.DEL)
         elif config.synchronous_delete or attachment.delegate:
-            self.node.wait_gone([job.id])
-        if attachment is None and job.delegated:
-            self._delegate(config.raw, job.invocation, Command.DEL)
-        elif attachment is not None:
-            self.give_back_elsewhere(attachment)
+            self.remove([job.id])
 
-    def give_back_elsewhere(self, attachment: Attachment) -> None:
-        """Tell the plugin that gave the addresses of an attachment that they are free."""
-        if attachment.delegate:
-            id_ = attachment.id
-            invocation = Invocation(Command.DEL, id_.container, attachment.netns, id_.ifname, {}, attachment.cni_path)
-            self._delegate(json.loads(attachment.delegate_config), invocation, Command.DEL)
+    def remove(self, ids: Sequence[AttachmentId]) -> None:
+        """Detach, and wait until all links are gone and all addresses given back. Raises Failure, after all was tried.
+
+        Links that go together are waited for once.
+        """
+        failures: list[NetplaneError] = []
+        for step in (self.node.detach, self._wait_gone, self.give_back):
+            for id_ in ids:
+                try:
+                    step(id_)
+                except NetplaneError as error:
+                    failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            said = "; ".join(dict.fromkeys(map(str, failures)))
+            raise Failure(Code.INTERNAL, f"{len(failures)} attachments could not be removed", said[:_SAID])
+
+    def _wait_gone(self, id_: AttachmentId) -> None:
+        self.node.wait_gone([id_])
+
+    def give_back(self, id_: AttachmentId) -> None:
+        """Tell the plugin that gave the addresses of a doomed attachment that they are free, if it was not told yet."""
+        with self.node.giving_back(id_) as attachment:
+            if attachment is not None:
+                elsewhere.give_back(attachment)
 
     def _forgotten(self, job: _Job) -> None:
         """DEL of what we know nothing of: a link of its name, and what host-local once gave it."""
@@ -274,7 +311,7 @@ class Plugin:
             self.node.wiring.check(attachment, fd)
             self.node.rules.check(attachment)
         if attachment.delegate:
-            self._delegate(job.config.raw, job.invocation, Command.CHECK)
+            elsewhere.ask(job.config.raw, job.invocation, Command.CHECK)
 
     def _gc(self, job: _Job) -> None:
         valid = job.config.valid_attachments
@@ -282,38 +319,22 @@ class Plugin:
             raise Failure(Code.INVALID_CONFIG, "GC needs cni.dev/valid-attachments")
         with self.node.lock:
             known = [each for each in self.node.store.records if each.network == job.config.name]
-        failures = []
-        for id_ in known:
-            if (id_.container, id_.ifname) not in valid:
-                try:
-                    self.remove(id_)
-                except NetplaneError as error:
-                    failures.append(f"{id_}: {error}")
-        if job.delegated:
-            try:
-                self._delegate(job.config.raw, job.invocation, Command.GC)
-            except Failure as failure:
-                failures.append(str(failure))
-        if failures:
-            raise Failure(Code.INTERNAL, f"{len(failures)} attachments could not be removed", "; ".join(failures))
-
-    def remove(self, id_: AttachmentId) -> None:
-        """Detach, and wait until its links are gone and its address is given back."""
-        attachment = self.node.detach(id_)
-        if attachment is not None:
-            self.node.wait_gone([id_])
-            self.give_back_elsewhere(attachment)
+        try:
+            self.remove([each for each in known if (each.container, each.ifname) not in valid])
+        finally:
+            if job.delegated:
+                elsewhere.ask(job.config.raw, job.invocation, Command.GC)
 
     def _status(self, job: _Job) -> None:
         config = job.config
         if config.mode is Mode.LOOPBACK or config.ipam is None:
             return
         if job.delegated:
-            self._delegate(config.raw, job.invocation, Command.STATUS)
+            elsewhere.ask(config.raw, job.invocation, Command.STATUS)
             return
         try:
+            self._import(config.name, config.ipam)
             with self.node.lock:
-                self._import(config.name, config.ipam)
                 for each in self._sets(config.ipam):
                     usage = self.node.ipam.usage(config.name, (each,))
                     if usage.taken >= usage.total:
@@ -325,7 +346,7 @@ class Plugin:
 
 def refusal(request: Request, failure: Failure) -> Reply:
     """The answer to a request that failed: the specification's error, on standard output."""
-    said = {"command": request.environment.get("CNI_COMMAND", ""), "why": str(failure)}
+    said = {"command": request.environment.get("CNI_COMMAND", "")[:80], "why": str(failure)[:_SAID]}
     log.warning("refused", extra=said | {"container": request.environment.get("CNI_CONTAINERID", "")[:80]})
     return Reply(1, json.dumps(failure.value(version_of(request.stdin))).encode() + b"\n")
 
@@ -337,16 +358,6 @@ def _namespace(job: _Job) -> int:
         why = os.strerror(request.netns_errno) if request.netns_errno else "it was not opened"
         raise Failure(Code.INVALID_NETNS, f"cannot open CNI_NETNS {job.invocation.netns}: {why}")
     return request.netns_fd
-
-
-def _dns_of(path: str) -> Dns:
-    """What a file like resolv.conf says, as host-local passes it on; nothing if none is named."""
-    if not path:
-        return Dns()
-    try:
-        return resolv_conf(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise Failure(Code.INVALID_CONFIG, f"ipam.resolvConf: cannot read {path}", str(error)) from error
 
 
 def _overridden(variables: Mapping[str, str]) -> bool:

@@ -61,15 +61,18 @@ class Reaper(Closing):
 
     def _run(self) -> None:
         while (gathered := self._gathered()) is not None:
-            links = self._burial.still_doomed(gathered)
             try:
+                links = self._burial.still_doomed(gathered)
                 if links:
                     self._wiring.detach(links)
                     self._burial.deleted(links)
                 self._refused = False
             except NetplaneError as error:
-                log.error("cannot delete links; tried again", extra={"links": len(links), "why": str(error)})
-                self._again(links)
+                log.error("cannot delete links; tried again", extra={"links": len(gathered), "why": str(error)})
+                self._again(gathered)
+            except Exception:  # without this thread no address would ever come free again
+                log.exception("deleting links failed; tried again")
+                self._again(gathered)
 
     def _gathered(self) -> frozenset[str] | None:
         """What is to be deleted now; None at the end. Never empty."""

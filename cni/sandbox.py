@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from pathlib import Path
 
 from cni.attachment import NetnsId
 from cni.failure import Code, Failure
@@ -42,6 +43,15 @@ class Sandbox(Closing):
     def close(self) -> None:
         """Close the socket. A socket keeps a namespace: one that stays open would keep a dead container's links."""
         self.kernel.close()
+
+
+def leads_to(path: str, netns: NetnsId) -> bool:
+    """Whether a path is that of this namespace, as far as device and inode say."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return False
+    return (found.st_dev, found.st_ino) == (netns.device, netns.inode)
 
 
 def own_netns() -> NetnsId:

@@ -146,6 +146,16 @@ class Store(Closing):
         self._journal.append(_begin(record), durable=bool(attachment.delegate))
         self._memory.put(record)
 
+    def amend(self, attachment: Attachment) -> None:
+        """Say more of what was begun and is not finished: after a crash, what was said first is enough to undo it.
+
+        Raises KeyError if it was not begun, and Failure like `begin`.
+        """
+        record = replace(self.records[attachment.id], attachment=attachment)
+        self._pay()
+        self._journal.append(_begin(record))
+        self._memory.put(record)
+
     def finish(self, id_: AttachmentId) -> None:
         """It is made. Raises KeyError if it was not begun, and Failure like `begin`."""
         record = self.records[id_]

@@ -82,7 +82,7 @@ class Wiring(Closing):
         """Make the links of an attachment, in the namespace `netns_fd` is open on. All or nothing.
 
         `inner` is a socket to that namespace, if there is one already: to enter it once is cheaper than twice.
-        Waits for duplicate address detection where that was asked for (`DAD_SECONDS`), for nothing else.
+        Waits for nothing but the kernel: `settle` is for afterwards.
         """
         parameters = link_program.checked_sysctls(attachment) if attachment.sysctls else {}
         if attachment.mode is Mode.CHAINED:
@@ -178,8 +178,15 @@ class Wiring(Closing):
         after = link_program.inside_parameters(attachment) | parameters
         if after:
             inner.set(after)
-        if attachment.duplicate_address_detection and link_program.families(attachment)[1]:
-            _settle(inner.fd, index)
+
+    def settle(self, attachment: Attachment, netns_fd: int) -> None:
+        """Until duplicate address detection, if it was asked for, has found nobody: DAD_SECONDS at most.
+
+        In any thread, whatever others do with this. Raises Failure if somebody else has an address.
+        """
+        checked = attachment.link and attachment.duplicate_address_detection
+        if checked and link_program.families(attachment)[1]:
+            _settle(netns_fd, attachment.id.ifname)
 
     # --- chained ----------------------------------------------------------------------------------------------------
 
@@ -360,11 +367,12 @@ def _failed(refused: NotDone) -> KernelError:
     return KernelError(mechanism="links", doing=refused.order.doing, said=refused.said)
 
 
-def _settle(netns_fd: int, index: int) -> None:
+def _settle(netns_fd: int, ifname: str) -> None:
     """Until the kernel found nobody else who has the addresses. Raises Failure if somebody does."""
     with _inside_of(netns_fd):
         kernel = Links()
     with kernel:
+        index = link_read.number(kernel, ifname)
         deadline = time.monotonic() + DAD_SECONDS
         while True:
             facts = link_read.addresses(kernel, index)

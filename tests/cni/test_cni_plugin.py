@@ -291,6 +291,7 @@ def test_a_container_that_is_gone_is_noticed(node, mode, monkeypatch):
     wait_for(lambda: node.links() == set())
     kept = node.keeper.look(whole=True)
     assert [each.container for each in kept.dead] == ["web"]
+    node.settle()
     assert node.attachments.store.records == {}
 
 

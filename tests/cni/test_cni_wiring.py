@@ -184,14 +184,16 @@ def test_ipv6_addresses_survive_when_the_link_goes_down(site):
 
 
 def test_addresses_can_be_checked_for_duplicates(site):
-    (one,) = site.attached(attachment(1, duplicate_address_detection=True))
+    first = attachment(1, duplicate_address_detection=True)
+    (one,) = site.attached(first)
+    site.wiring.settle(first, one.fd)
     shown = site.ip(one, "-6", "address", "show", "eth0", "scope", "global")
     assert address_of(1, 6) in shown
     assert "tentative" not in shown
     twice = replace(attachment(2, duplicate_address_detection=True), addresses=attachment(1).addresses)
+    (two,) = site.attached(twice)
     with pytest.raises(Failure, match=f"somebody else has {address_of(1, 6)}"):
-        site.attached(twice)
-    assert not site.wiring.exists(twice.link)
+        site.wiring.settle(twice, two.fd)
 
 
 def test_parameters_are_set_inside_and_nowhere_else(site):
