@@ -232,8 +232,8 @@ def structure(family: Family, shape: Shape) -> Structure:
 
 
 def masquerade_name(networks: Networks) -> str:
-    """The set of pods that are masqueraded except towards `networks`."""
-    return f"masquerade-but-to-{_named(networks)}" if networks else "masquerade"
+    """The set of pods that are masqueraded except towards `networks`. (nft takes no set called `masquerade`.)"""
+    return f"masquerade-but-to-{_named(networks)}" if networks else "masquerade-everywhere"
 
 
 def clients_name(networks: Networks, *, at_address: bool) -> str:

@@ -108,7 +108,7 @@ def test_two_lists_are_two_sets_and_two_rules_in_an_order_that_does_not_depend_o
 
 def test_no_ranges_at_all_is_everywhere_but_multicast():
     (rule,) = rules("postrouting", attachment(masquerade_not_to=()))
-    assert rule == "ip saddr @masquerade ip daddr != { 224.0.0.0/4 } masquerade fully-random"
+    assert rule == "ip saddr @masquerade-everywhere ip daddr != { 224.0.0.0/4 } masquerade fully-random"
 
 
 @pytest.mark.parametrize("mode", [Mode.ROUTED, Mode.CHAINED])

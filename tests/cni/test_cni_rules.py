@@ -103,6 +103,7 @@ def mapped(number: int, *ports: PortMapping, **changes: Any) -> Attachment:
         [attachment(5, *DUAL), attachment(6)],
         [mapped(5), attachment(6, mode=Mode.ROUTED), mapped(7, mode=Mode.ROUTED, snat=False)],
         [mapped(5, PortMapping(UDP, 53, 53), PortMapping(TCP, 53, 53, ip_address("192.0.2.1"))), attachment(6)],
+        [attachment(5, masquerade_not_to=()), attachment(6, mode=Mode.ROUTED, masquerade_not_to=())],
         [attachment(number, masquerade_not_to=(*CLUSTER, ip_network(f"172.16.{number}.0/24"))) for number in (5, 6)],
     ],
 )
