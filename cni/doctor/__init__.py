@@ -1,7 +1,7 @@
 """What on this host would make Pods fail, and how to mend it. Reads only, changes nothing.
 
 Looks at the network namespace of the calling thread. Checks do not know each other: one that cannot run says so.
-Read `examine` first; a check is a function from `view.View` to findings (`kernel`, `firewall`, `node`).
+Read `examine` first; a check is a function from `view.View` to findings (`node`, `machine`, `kernel`, `firewall`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cni.doctor import firewall, kernel, node
+from cni.doctor import firewall, kernel, machine, node
 from cni.doctor.finding import Finding, Level, warning
 from cni.doctor.view import Place, View
 from netplane.errors import one_line
@@ -38,7 +38,9 @@ CHECKS = (
     Check("privacy", node.privacy),
     Check("addresses", node.pool),
     Check("attachments", node.attachments),
+    Check("kernel", machine.kernel),
     Check("forwarding", kernel.forwarding),
+    Check("router announcements", kernel.announcements),
     Check("bridged packets", kernel.bridged_packets),
     Check("reverse path", kernel.reverse_path),
     Check("packet size", kernel.packet_size),

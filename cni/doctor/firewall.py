@@ -11,13 +11,15 @@ from typing import Any
 
 from cni.attachment import LINK_PREFIXES
 from cni.config import Mode
+from cni.doctor import machine
 from cni.doctor.finding import Finding, error, ok, warning
 from cni.doctor.view import View
 from netplane.errors import KernelError, RequirementError
-from netplane.kernel import command
+from netplane.kernel import command, probe
 
 _OURS = "netplane"
 _LEGACY = (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names"))
+_NFT_PARTS = "a kernel with nft_nat, nft_masq, nft_fib, nft_ct and nf_conntrack; nft 1.0 or later"
 _MANAGERS = {"systemd-network": "systemd-networkd", "NetworkManager": "NetworkManager", "firewalld": "firewalld"}
 """What /proc calls a process (at most 15 characters), and what people call it."""
 
@@ -51,7 +53,8 @@ def rules(_view: View) -> Iterator[Finding]:
     except KernelError as refused:
         yield error(str(refused), why, "a kernel with nf_tables; netplane backend check nftables tries what it can do")
     else:
-        yield ok("nftables can be used")
+        said = probe.try_ruleset(machine.ruleset())
+        yield error(f"nftables refuses our rules: {said}", why, _NFT_PARTS) if said else ok("nftables takes our rules")
 
 
 def forward_chains(view: View) -> Iterator[Finding]:

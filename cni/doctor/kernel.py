@@ -39,6 +39,27 @@ def forwarding(view: View) -> Iterator[Finding]:
             yield ok(f"IPv{version} packets will be forwarded: the agent sees to it with the first Pod")
 
 
+def announcements(view: View) -> Iterator[Finding]:
+    """Whether the node has its IPv6 default route from a router's announcement: a host that forwards obeys none."""
+    ways = [each for each in view.routes if each.to.prefixlen == 0]
+    of_ipv6 = [each for each in ways if each.to.version == 6]
+    hearing = {each.link for each in of_ipv6 if each.announced} if of_ipv6 else {each.link for each in ways}
+    deaf = (
+        [each for each in view.paths if each.index in hearing and _obeys_no_router(each)] if 6 in view.versions else []
+    )
+    for each in deaf:
+        lost = (
+            "is lost when netplane lets the host forward" if of_ipv6 else "is missing, and none is taken from a router"
+        )
+        yield warning(
+            f"the IPv6 default route over {each.name} {lost} (accept_ra=1)",
+            "Pods' and the node's own IPv6 packets find no way out",
+            _set(f"net/ipv6/conf/{each.name}/accept_ra", 2),
+        )
+    if not deaf:
+        yield ok("no IPv6 route of the node depends on a router's announcements")
+
+
 def bridged_packets(view: View) -> Iterator[Finding]:
     """Whether packets between two Pods of one bridge are seen by the rules of Services."""
     if view.mode is not Mode.BRIDGE:
@@ -209,6 +230,10 @@ def _foreign_addresses(view: View, link: SeenLink) -> Iterator[Finding]:
         )
     if not foreign:
         yield ok(f"{link.name} has no foreign addresses")
+
+
+def _obeys_no_router(link: SeenLink) -> bool:
+    return sysctls.read(f"net/ipv6/conf/{link.name}/accept_ra") == "1"
 
 
 def _filter_of(link: SeenLink) -> int:

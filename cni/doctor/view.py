@@ -29,7 +29,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEXT_HOP = struct.Struct("=HBBi")
 _U32 = struct.Struct("=I")
-_MAIN_TABLE, _UNICAST = 254, 1
+_MAIN_TABLE, _UNICAST, _ANNOUNCED = 254, 1, 9  # RTPROT_RA
 _ANYWHERE = {2: "0.0.0.0/0", 10: "::/0"}
 
 
@@ -74,6 +74,8 @@ class SeenRoute:
 
     to: IPNetwork
     link: int
+    announced: bool = False
+    """By a router of IPv6: the kernel heard it (`accept_ra`)."""
 
 
 class View:
@@ -193,14 +195,14 @@ def _address(payload: bytes) -> tuple[int, IPInterface]:
 
 
 def _routes(payload: bytes) -> Iterator[SeenRoute]:
-    family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(payload)
+    family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(payload)
     if table != _MAIN_TABLE or kind != _UNICAST or family not in _ANYWHERE:
         return
     found = attributes(payload, _ROUTE.size)
     to = ip_network((found[1], length)) if 1 in found else ip_network(_ANYWHERE[family])
     if 4 in found:
-        yield SeenRoute(to, _U32.unpack(found[4])[0])
-    yield from (SeenRoute(to, link) for link in _next_hops(found.get(9, b"")))
+        yield SeenRoute(to, _U32.unpack(found[4])[0], protocol == _ANNOUNCED)
+    yield from (SeenRoute(to, link, protocol == _ANNOUNCED) for link in _next_hops(found.get(9, b"")))
 
 
 def _next_hops(several: bytes) -> Iterator[int]:

@@ -18,13 +18,17 @@ import pytest
 from cni import doctor
 from cni.attachment import Attachment, AttachmentId, NetnsId, PodAddress, link_name
 from cni.config import BridgeOptions, Mode
-from cni.doctor import CHECKS, Finding, Level, Place, kernel, node
+from cni.doctor import CHECKS, Finding, Level, Place, kernel, machine, node
 from cni.install import InstallOptions, LauncherSettings, install
+from cni.known_network import NodeNetwork
 from cni.node import NodeAttachments
-from cni.plugin import NodeNetwork, Plugin
+from cni.plugin import Plugin
 from cni.server import CniServer
 from cni.store import Store
-from netplane.kernel import command, sysctls
+from netplane.errors import KernelError
+from netplane.kernel import command, link_orders, netlink, sysctls
+from netplane.kernel.links import Links, Order
+from netplane.kernel.netlink import CREATE, Request, nested
 from netplane.kernel.netns import Namespace
 
 pytestmark = pytest.mark.kernel
@@ -61,7 +65,7 @@ class Host:
         address = PodAddress(ip_interface(f"10.88.1.{number}/28"), ip_address("10.88.1.1"))
         bridge = BridgeOptions() if mode is Mode.BRIDGE else None
         attachment = Attachment(
-            id_, mode, "/run/netns/c", NetnsId(4, number), name, bridge=bridge, addresses=(address,)
+            id_, mode, "/run/netns/c", NetnsId(4, number), link=name, bridge=bridge, addresses=(address,)
         )
         with Store(self.place.journal, boot or sysctls.read("kernel/random/boot_id")) as store:
             store.begin(attachment)
@@ -290,6 +294,72 @@ def test_folders_that_others_may_write_to(host):
 
 
 # --- the kernel -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "routed"}, {"capabilities": {"bandwidth": True}}])
+def test_what_the_kernel_can_is_tried_and_nothing_of_it_stays(host, options):
+    host.configure(**options)
+    before = host.run("ip", "-o", "link")
+    found = host.found("kernel")
+    assert levels(found) == {OK}
+    said = " ".join(each.what for each in found)
+    assert ("bridges" in said, "queues" in said) == ("mode" not in options, "capabilities" in options)
+    assert host.run("ip", "-o", "link") == before
+
+
+def test_a_kernel_that_lacks_a_kind_of_link(host):
+    """None lacks these, so a kind stands for them that every kernel lacks."""
+    unknown = nested(18, netlink.text(1, "no-such-kind"))
+    order = Order(
+        "make link npp0", Request(link_orders.NEW_LINK, bytes(16) + netlink.text(3, "npp0") + unknown, CREATE)
+    )
+    part = machine.Part("pairs of links (veth)", (order,), "no Pod", "modprobe veth")
+    with host.namespace.run(Links) as links:
+        finding = part.tried(links)
+    assert (finding.level, finding.mend) == (ERROR, "modprobe veth")
+    assert finding.what.startswith("the kernel has no pairs of links (veth) (make link npp0: ")
+
+
+def test_a_kernel_that_does_not_tell_vlans_apart(host):
+    host.configure(vlan=7)
+    try:
+        can = not host.run("ip", "link", "add", "probe", "type", "bridge", "vlan_filtering", "1")
+    except KernelError:
+        can = False
+    (finding,) = (each for each in host.found("kernel") if "VLAN" in each.what)
+    assert finding.level is (OK if can else ERROR)
+    assert machine.vlans(None).level is ERROR
+
+
+@pytest.mark.parametrize(("cookie", "level"), [(7, OK), (0, WARNING)])
+def test_a_kernel_without_cookies_of_namespaces_mends_less(cookie, level):
+    assert machine.cookies(cookie).level is level
+
+
+def test_the_rules_that_are_tried_are_all_there_can_be(host):
+    assert host.only("rules").level is OK
+    script = machine.ruleset()
+    for word in ("host-ports", "host-address-ports", "selves", "masquerade", "fib saddr", "ip6 netplane-pods"):
+        assert word in script
+
+
+ROUTER = "fe80::1"
+
+
+def test_a_default_route_that_a_router_announced_is_lost_by_forwarding(host):
+    dual = {"ranges": [[{"subnet": "10.88.1.0/28"}], [{"subnet": "fd00:88::/64"}]]}
+    uplink(host, "up1", "default")
+    assert host.only("router announcements").level is OK  # Pods have no IPv6
+    host.configure(ipam=dual)
+    missing = host.only("router announcements")
+    assert (missing.level, missing.mend) == (WARNING, "sysctl -w net.ipv6.conf.up1.accept_ra=2")
+    host.run("ip", "-6", "route", "add", "default", "via", ROUTER, "dev", "up1", "proto", "ra")
+    assert "is lost when" in host.only("router announcements").what
+    host.set(net__ipv6__conf__up1__accept_ra=2)
+    assert host.only("router announcements").level is OK
+    host.set(net__ipv6__conf__up1__accept_ra=1)
+    host.run("ip", "-6", "route", "replace", "default", "via", ROUTER, "dev", "up1", "proto", "static")
+    assert host.only("router announcements").level is OK
 
 
 def test_forwarding_is_off_and_there_are_pods(host):
