@@ -57,8 +57,6 @@ class Attachment:
     netns: str
     """CNI_NETNS: what the runtime calls it."""
     netns_id: NetnsId
-    netns_seen: bool = False
-    """CHAINED: whether `netns` led us there, too. Where it did, its absence says that the container is gone."""
     link: str = ""
     mac: bytes = b""
     host_mac: bytes = b""
@@ -84,6 +82,8 @@ class Attachment:
     cni_path: tuple[str, ...] = ()
     pod: str = ""
     """`namespace/name` of the Pod, for people; "" if the runtime did not say."""
+    netns_seen: bool = False
+    """CHAINED: whether `netns` led us there, too. Where it did, its absence says that the container is gone."""
 
 
 def link_name(mode: Mode, attachment: AttachmentId) -> str:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cni import spool
+from cni import known_network, spool
 from cni.attachment import Attachment, AttachmentId
+from cni.known_network import NodeNetwork
 from cni.plugin import Plugin
 from cni.request import Reply, Request
 from cni.sandbox import Sandbox, leads_to
@@ -56,6 +57,7 @@ class Keeper(Closing):
         self._spooling = threading.Lock()
         self._refused: set[AttachmentId] = set()
         self._giver: threading.Thread | None = None
+        self._written = NodeNetwork()
         self._lost: dict[AttachmentId, float] = {}
         self._next_whole = 0.0
         self._stop = threading.Event()
@@ -128,6 +130,13 @@ class Keeper(Closing):
                     log.warning("IPAM plugin keeps an address", extra={"attachment": str(id_), "why": str(error)})
                 self._refused.add(id_)
 
+    def write_network(self) -> None:
+        """Write down what the cluster says of this node, for a time without an agent. Nothing is not worth it."""
+        network = self._plugin.network()
+        if network not in (self._written, NodeNetwork()):
+            known_network.keep(self._node.store.path, network)
+            self._written = network
+
     # --- in its thread ----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -138,6 +147,7 @@ class Keeper(Closing):
                 self._next_whole = now + WHOLE_SECONDS
             self._try("spool", self.do_spooled)
             self._try("look", partial(self.look, whole=whole))
+            self._try("network", self.write_network)
             if whole:
                 self._try("begun", self._bury_the_past)
             if self._node.owed() and (self._giver is None or not self._giver.is_alive()):

@@ -22,6 +22,7 @@ from cni.attachment import Attachment, AttachmentId, PodAddress
 from cni.config import IpamOptions, Mode, NetworkConfig, RangeSet
 from cni.decode import network_config, version_of
 from cni.failure import Code, Failure
+from cni.known_network import NodeNetwork
 from cni.node import NodeAttachments, gives_addresses
 from cni.plan import Given, Place, attachment_id, chained, plan, result_of
 from cni.ranges import range_of
@@ -31,21 +32,12 @@ from cni.result import Result
 from cni.sandbox import Sandbox, leads_to
 from cni.store import State
 from netplane.errors import NetplaneError
-from netplane.model.address import IPAddress, IPNetwork
 
 log = logging.getLogger("netplane.cni")
 
 _PREPARED = 1000
 """Requests that are known and not done: more than a server takes. A client that is gone leaves one behind."""
 _SAID = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class NodeNetwork:
-    """What the cluster says of this node: its pod ranges, and the addresses of the other nodes."""
-
-    ranges: tuple[IPNetwork, ...] = ()
-    peers: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ class Plugin:
         self, node: NodeAttachments, network: Callable[[], NodeNetwork], sysctls: Sequence[re.Pattern[str]]
     ) -> None:
         self.node = node
-        self._network, self._sysctls = network, tuple(sysctls)
+        self.network, self._sysctls = network, tuple(sysctls)
         self._prepared: dict[int, _Job | Failure] = {}
         self._imported: set[tuple[str, str]] = set()
         self._importing = threading.Lock()
@@ -195,7 +187,7 @@ class Plugin:
 
     def _planned(self, job: _Job, given: Given, sandbox: Sandbox) -> Attachment:
         config = job.config
-        mtu = config.mtu or self.node.mtu(self._network().peers)
+        mtu = config.mtu or self.node.mtu(self.network().peers)
         seen = config.previous is not None and leads_to(job.invocation.netns, sandbox.id)
         attachment = plan(config, job.invocation, given, Place(sandbox.id, mtu, seen))
         return replace(attachment, delegate_config=json.dumps(config.raw)) if attachment.delegate else attachment
@@ -217,7 +209,7 @@ class Plugin:
     def _sets(self, ipam: IpamOptions) -> tuple[RangeSet, ...]:
         if not ipam.node_ranges:
             return ipam.sets
-        ranges = self._network().ranges
+        ranges = self.network().ranges
         if not ranges:
             said = "this node has no pod range yet"
             raise Failure(Code.TRY_AGAIN_LATER, said, "its Node object must have spec.podCIDRs (ipam.nodeRanges)")

@@ -115,6 +115,7 @@ class Store(Closing):
 
     def __init__(self, directory: Path, boot_id: str, wait: float = 0.0) -> None:
         self.boot_id = boot_id
+        self.path = directory
         self._directory = Directory.made(directory)
         self._lock = -1
         try:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from cni.keeper import Keeper
+from cni.known_network import NodeNetwork
 from cni.node import NodeAttachments
 from cni.plan import peers_of
-from cni.plugin import NodeNetwork, Plugin
+from cni.plugin import Plugin
 from cni.server import CniServer
 from cni.store import State
 from cni.sysctls import allowed

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cni.plugin import NodeNetwork
+from cni.known_network import NodeNetwork
 from netplane.agent.lock import RUN_DIRECTORY
 from netplane.agent.pace import Limits, Reach
 from netplane.agent.pods import CniOptions, node_network

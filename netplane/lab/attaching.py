@@ -19,8 +19,9 @@ from typing import Any, Protocol
 
 from cni import store
 from cni.attachment import LINK_PREFIXES
+from cni.known_network import NodeNetwork
 from cni.node import NodeAttachments
-from cni.plugin import NodeNetwork, Plugin
+from cni.plugin import Plugin
 from cni.request import Reply, Request
 from cni.rule_program import TABLE
 from cni.sysctls import allowed

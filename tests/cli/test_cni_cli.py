@@ -19,9 +19,10 @@ from cni import doctor
 from cni.attachment import Attachment, AttachmentId, NetnsId, PodAddress
 from cni.config import Mode, PortMapping
 from cni.install import settings_of
+from cni.known_network import NodeNetwork
 from cni.launcher.build import LAUNCHER, CannotCompile, build
 from cni.node import NodeAttachments
-from cni.plugin import NodeNetwork, Plugin
+from cni.plugin import Plugin
 from cni.runtime import kept_result
 from cni.server import CniServer
 from cni.store import Store

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cni.keeper import Keeper
+from cni.known_network import NodeNetwork
 from cni.node import NodeAttachments
-from cni.plugin import NodeNetwork, Plugin
+from cni.plugin import Plugin
 from cni.request import Reply, Request
 from cni.store import State
 from cni.sysctls import allowed

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cni_node import DUAL, RANGES, Container, Node, network
 
-from cni.plugin import NodeNetwork
+from cni.known_network import NodeNetwork
 from netplane.model.address import IPNetwork
 
 pytestmark = pytest.mark.kernel
