@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from cni import known_network, spool
 from cni.attachment import Attachment, AttachmentId
 from cni.known_network import NodeNetwork
+from cni.link_program import links_of
 from cni.plugin import Plugin
 from cni.request import Reply, Request
 from cni.sandbox import Sandbox, leads_to
@@ -30,6 +31,8 @@ from netplane.errors import NetplaneError
 log = logging.getLogger("netplane.cni")
 
 TICK_SECONDS = 0.5
+_AT_ONCE = 50
+"""So many links are compared while others wait."""
 WHOLE_SECONDS = 30.0
 """How often everything is compared, whatever the kernel told."""
 _TICK_NS = 20_000_000
@@ -105,14 +108,14 @@ class Keeper(Closing):
             told = self._node.events.read()
             if told.routes_changed:
                 self._node.forget_mtu()
-            if whole or told.concerns_us or self._lost:
-                self._look_at_links(kept)
-        with self._node.lock:  # others may have had their turn
+            attached = self._node.attached()
+        missed = told.gone and any(name in told.gone for each in attached for name in links_of(each))
+        if whole or told.concerns_us or missed or self._lost:
+            self._look_at_links(attached, kept)
+        with self._node.lock:
             if whole or self._node.rules.disturbed():
                 changed = self._node.rules.reconcile(self._node.attached())
                 kept.mended += changed.told()
-        for id_ in kept.dead:
-            self._bury_dead(id_)
         for each in kept.mended:
             log.warning("mended", extra={"what": each})
         return kept
@@ -201,11 +204,11 @@ class Keeper(Closing):
 
     # --- links ------------------------------------------------------------------------------------------------------
 
-    def _look_at_links(self, kept: Kept) -> None:
+    def _look_at_links(self, attached: Sequence[Attachment], kept: Kept) -> None:
+        """Of a thousand it takes a tenth of a second, so the lock is held for a piece at a time."""
         node, now = self._node, time.monotonic()
-        present = node.wiring.present()
-        attached = node.attached()
-        lost = {each.id: each for each in attached if not _alive(each, present)}
+        seen = node.seen(attached)
+        lost = {each.id: each for each in attached if not _alive(each, seen.links)}
         for id_ in [each for each in self._lost if each not in lost]:
             del self._lost[id_]
         for id_, attachment in lost.items():
@@ -214,12 +217,23 @@ class Keeper(Closing):
                 kept.mended.append(f"{id_}: its link was gone")
                 del self._lost[id_]
             elif now - since >= (SETTLE_SECONDS if self._settle is None else self._settle):
-                kept.dead.append(id_)
                 del self._lost[id_]
-        kept.mended += node.wiring.repair([each for each in attached if each.id not in lost])
+                if self._buried(attachment):
+                    kept.dead.append(id_)
+        rest = [each for each in attached if each.id not in lost]
+        with node.lock:
+            kept.mended += node.wiring.repair_shared([each for each in rest if node.stands(each)])
+        for start in range(0, len(rest), _AT_ONCE):
+            with node.lock:
+                some = [each for each in rest[start : start + _AT_ONCE] if node.stands(each)]
+                kept.mended += node.wiring.repair_links(some, seen)
 
     def _mended(self, attachment: Attachment) -> bool:
-        """Attach again a container whose namespace still is where it was; False if it is not."""
+        """Attach again a container whose namespace still is where it was; False if it is not, or nobody wants it."""
+        with self._node.lock:
+            return self._node.stands(attachment) and self._attached_again(attachment)
+
+    def _attached_again(self, attachment: Attachment) -> bool:
         try:
             fd = os.open(attachment.netns, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
@@ -236,15 +250,15 @@ class Keeper(Closing):
             os.close(fd)
         return True
 
-    def _bury_dead(self, id_: AttachmentId) -> None:
-        """The container is gone, and nobody asked for DEL."""
+    def _buried(self, attachment: Attachment) -> bool:
+        """The container is gone, and nobody asked for DEL; False if somebody did meanwhile."""
         with self._node.lock:
-            record = self._node.store.records.get(id_)
-            if record is None or record.state is not State.ATTACHED:
-                return
-            self._node.detach(id_)
-        addresses = _addresses(record.attachment)
-        log.info("released a dead attachment", extra={"attachment": str(id_), "addresses": addresses})
+            if not self._node.stands(attachment):
+                return False
+            self._node.detach(attachment.id)
+        said = {"attachment": str(attachment.id), "addresses": _addresses(attachment)}
+        log.info("released a dead attachment", extra=said)
+        return True
 
 
 def _stamp(directory: Path) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 from netplane.closing import Closing
-from netplane.kernel import link_events, routes
+from netplane.kernel import link_events, link_orders, routes
 from netplane.kernel.link_events import (
     DELETE_LINK,
     DELETE_ROUTE,
@@ -18,7 +19,7 @@ from netplane.kernel.link_events import (
 )
 from netplane.kernel.link_orders import LINK, UP
 from netplane.kernel.link_read import decode_name
-from netplane.kernel.netlink import Message
+from netplane.kernel.netlink import attributes
 
 PREFIXES = ("npb", "npr", "npi")
 """What the names of our links begin with."""
@@ -26,6 +27,7 @@ PREFIXES = ("npb", "npr", "npi")
 _FAMILY, _FLAGS, _FIRST_ATTRIBUTE, _NAME = 16, 24, 34, 36  # of ifinfomsg and IFLA_IFNAME, which comes first
 _ROUTE_PROTOCOL, _ROUTE_TYPE = 21, 23
 _AF_BRIDGE, _IFLA_IFNAME, _UNICAST, _BY_KERNEL = 7, 3, 1, 2
+_ROUTE_SIZE, _ROUTE_OUT = 12, 4  # struct rtmsg, RTA_OIF
 
 
 def _named(prefix: str) -> tuple[Is, ...]:
@@ -50,8 +52,9 @@ _RULES: list[Rule] = [
 
 
 class Told(NamedTuple):
-    """`concerns_us`: something of ours may not be as it was. `gone`: our links that are no more, by name; those that
-    were lost count as `concerns_us`. `routes_changed`: the way to other nodes may be another, or narrower.
+    """`concerns_us`: something of ours may not be as it was. `gone`: our links that are no more, by name, who ever
+    deleted them; what goes with a link is no concern of its own. `routes_changed`: the way to other nodes may be
+    another, or narrower.
     """
 
     concerns_us: bool = False
@@ -73,33 +76,37 @@ class News(Closing):
     def read(self) -> Told:
         """What was told since the last time; never waits."""
         concerns_us = routes_changed = False
-        gone = set()
+        gone: dict[int, str] = {}
+        without: dict[int, bool] = {}  # links that lost something, and whether that may have been a way to other nodes
         for message in self._events.read():
             if message is None:
                 concerns_us = routes_changed = True
             elif message.kind == DELETE_LINK:
-                concerns_us = True
-                if name := _gone(message):
-                    gone.add(name)
-            elif message.kind == NEW_LINK:
+                family, _, _, index, _, _ = LINK.unpack_from(message.payload)
                 name = decode_name(message.payload)
-                concerns_us = True
-                routes_changed = routes_changed or not name.startswith(PREFIXES)
+                if not name.startswith(PREFIXES):
+                    concerns_us = True
+                elif family:  # a port left its bridge
+                    without.setdefault(index, False)
+                else:
+                    gone[index] = name
+            elif message.kind == NEW_LINK:
+                if decode_name(message.payload).startswith(PREFIXES):  # down: perhaps on its way out
+                    without.setdefault(LINK.unpack_from(message.payload)[3], False)
+                else:
+                    concerns_us = routes_changed = True
             elif message.kind in (NEW_ROUTE, DELETE_ROUTE):
-                ours = message.payload[_ROUTE_PROTOCOL - _FAMILY] == routes.PROTOCOL
-                concerns_us, routes_changed = concerns_us or ours, routes_changed or not ours
+                if message.payload[_ROUTE_PROTOCOL - _FAMILY] != routes.PROTOCOL:
+                    routes_changed = True
+                else:
+                    out = attributes(message.payload, _ROUTE_SIZE).get(_ROUTE_OUT, b"")
+                    without.setdefault(int.from_bytes(out, sys.byteorder), False)
             else:
-                concerns_us = routes_changed = True
-        return Told(concerns_us, routes_changed, frozenset(gone))
+                without[link_orders.ADDRESS.unpack_from(message.payload)[-1]] = True
+        lost = without.keys() - gone.keys()
+        routes_changed = routes_changed or any(without[index] for index in lost)
+        return Told(concerns_us or bool(lost), routes_changed, frozenset(gone.values()))
 
     def close(self) -> None:
         """Close the socket."""
         self._events.close()
-
-
-def _gone(message: Message) -> str:
-    """The name of a link of ours that was deleted, "" for others, and for a port that only left its bridge."""
-    if LINK.unpack_from(message.payload)[0]:
-        return ""
-    name = decode_name(message.payload)
-    return name if name.startswith(PREFIXES) else ""

@@ -25,15 +25,31 @@ _DEFAULT = (IPv4Address("203.0.113.1"), IPv6Address("2001:db8::1"))
 """Only the default route goes there (RFC 5737, RFC 3849)."""
 
 
+class Seen(NamedTuple):
+    """The host's links that are ours, by name; host routes and addresses, each by the number of its link."""
+
+    links: dict[str, LinkFacts]
+    routes: frozenset[tuple[int, bytes]] = frozenset()
+    addresses: frozenset[tuple[int, bytes]] = frozenset()
+
+
+def look(kernel: Links, *, routed: bool) -> Seen:
+    """All that can be repaired link by link. What was attached before it began, and has not been touched, is in it."""
+    if not routed:
+        return Seen(ours(kernel))
+    routes_first = frozenset(
+        (each.index, each.to.network_address.packed) for each in routes.read(kernel, routes.PROTOCOL)
+    )
+    addresses = frozenset((each.index, each.address.packed) for each in link_read.addresses(kernel))
+    return Seen(ours(kernel), routes_first, addresses)
+
+
 class _Found(NamedTuple):
-    """The number of an attachment's bridge, 0 for none; host routes and addresses, each by the number of its link."""
+    """What was seen, and the number of an attachment's bridge, 0 for none."""
 
     bridge: int
     routes: frozenset[tuple[int, bytes]]
     addresses: frozenset[tuple[int, bytes]]
-
-
-_NOTHING: tuple[frozenset[tuple[int, bytes]], frozenset[tuple[int, bytes]]] = (frozenset(), frozenset())
 
 
 class Repair:
@@ -42,33 +58,30 @@ class Repair:
     def __init__(self, kernel: Links, bridges: Bridges, netns_fd: int) -> None:
         self._kernel, self._bridges, self._netns_fd = kernel, bridges, netns_fd
 
-    def mend(self, attachments: Sequence[Attachment], forwarding: Callable[[int], bool]) -> list[str]:
-        """What was not as it should be, in words. What cannot be mended says so and does not stop the rest."""
+    def mend_shared(self, attachments: Iterable[Attachment], forwarding: Callable[[int], bool]) -> list[str]:
+        """What several have together was not as it should be, in words. What cannot be mended says so."""
         own = [each for each in attachments if each.link]
-        words = [*_forwarding(own, forwarding), *self._mended_bridges(own)]
-        have = ours(self._kernel)
-        routed = self._read_routed() if any(each.bridge is None for each in own) else _NOTHING
-        bridges = {each.bridge.name for each in own if each.bridge}
-        numbers = {name: link_read.number(self._kernel, name) for name in bridges}
-        for each in own:
-            facts = have.get(each.link)
-            if facts is not None:
-                bridge = numbers[each.bridge.name] if each.bridge else 0
-                words += self._mended_link(each, facts, _Found(bridge, *routed))
+        return [*_forwarding(own, forwarding), *self._mended_bridges(own)]
+
+    def mend(self, attachments: Iterable[Attachment], seen: Seen) -> list[str]:
+        """Which of their own links were not as they should be, in words. What cannot be mended says so.
+
+        `mend_shared` comes before, and nobody has touched these attachments since `seen`.
+        """
+        words: list[str] = []
+        numbers: dict[str, int] = {}
+        for each in attachments:
+            facts = seen.links.get(each.link)
+            if facts is None:
+                continue
+            name = each.bridge.name if each.bridge else ""
+            if name and name not in numbers:
+                numbers[name] = link_read.number(self._kernel, name)
+            words += self._mended_link(each, facts, _Found(numbers.get(name, 0), seen.routes, seen.addresses))
         return words
 
-    def _read_routed(self) -> tuple[frozenset[tuple[int, bytes]], frozenset[tuple[int, bytes]]]:
-        """Host routes and addresses, each by the number of its link."""
-        found = routes.read(self._kernel, routes.PROTOCOL)
-        own = link_read.addresses(self._kernel)
-        return (
-            frozenset((each.index, each.to.network_address.packed) for each in found),
-            frozenset((each.index, each.address.packed) for each in own),
-        )
-
-    def _mended_bridges(self, attachments: Iterable[Attachment]) -> Iterator[str]:
-        different = {(each.bridge, *link_program.gateway_addresses(each)): each for each in attachments if each.bridge}
-        for each in different.values():
+    def _mended_bridges(self, attachments: Sequence[Attachment]) -> Iterator[str]:
+        for each in _of_bridges(attachments):
             try:
                 yield from self._bridges.mend(each)
             except Failure as failure:
@@ -90,6 +103,20 @@ class Repair:
             with Visit(self._netns_fd):
                 sysctls.write(link_program.host_parameters(attachment))
             yield f"{facts.name}: accept_ra, proxy_ndp"
+
+
+def _of_bridges(attachments: Sequence[Attachment]) -> list[Attachment]:
+    """One for each thing that is wanted of a bridge. Of two IPv4 gateways only the newer one's can be had."""
+    gateways: dict[str, tuple[bytes, int]] = {}
+    different: dict[tuple[object, ...], Attachment] = {}
+    for each in reversed(attachments):  # the newest first
+        if each.bridge is None:
+            continue
+        wanted = link_program.gateway_addresses(each)
+        v4 = next((gateway for gateway in wanted if len(gateway[0]) == 4), None)
+        if v4 is None or gateways.setdefault(each.bridge.name, v4) == v4:
+            different.setdefault((each.bridge, *wanted), each)
+    return [*different.values()]
 
 
 def ours(kernel: Links) -> dict[str, LinkFacts]:

@@ -20,6 +20,7 @@ from cni.config import Mode
 from cni.failure import Code, Failure
 from cni.flows import Flows
 from cni.ipam import Ipam
+from cni.link_repair import Seen, look
 from cni.reaper import Reaper
 from cni.rules import Rules
 from cni.sandbox import Sandbox, own_netns
@@ -27,6 +28,7 @@ from cni.store import Record, State, Store
 from cni.wiring import Wiring
 from netplane.closing import Closing
 from netplane.errors import NetplaneError
+from netplane.kernel.links import Links
 from netplane.model.address import IPAddress
 
 log = logging.getLogger("netplane.cni")
@@ -50,7 +52,7 @@ class NodeAttachments(Closing):
             self.wiring, self.rules, self.flows = Wiring(), Rules(), Flows()
             self.events = self.wiring.events  # from now on
             self.ipam = Ipam()
-            self._reaping, self._reaping_flows = Wiring(), Flows()
+            self._reaping, self._reaping_flows, self._looking = Wiring(), Flows(), Links()
         except BaseException:
             self.store.close()
             raise
@@ -176,6 +178,15 @@ class NodeAttachments(Closing):
             if each.state is State.ATTACHED or id_ in self._settling
         ]
 
+    def stands(self, attachment: Attachment) -> bool:
+        """Whether it is attached, just this one and no other of its name. With the lock held."""
+        record = self.store.records.get(attachment.id)
+        return record is not None and record.attachment is attachment and record.state is not State.DOOMED
+
+    def seen(self, attachments: Iterable[Attachment]) -> Seen:
+        """What the kernel has of these. Takes its time, and no lock: for one thread."""
+        return look(self._looking, routed=any(each.link and each.bridge is None for each in attachments))
+
     def abandoned(self) -> list[AttachmentId]:
         """Begun, and nobody goes on with it: the agent was killed."""
         busy = self._asked_for | self._settling
@@ -188,7 +199,15 @@ class NodeAttachments(Closing):
     def close(self) -> None:
         """Delete what is doomed, then let go. Links, rules and addresses stay."""
         self._reaper.close()
-        for each in (self._reaping, self._reaping_flows, self.flows, self.rules, self.wiring, self.store):
+        for each in (
+            self._reaping,
+            self._reaping_flows,
+            self._looking,
+            self.flows,
+            self.rules,
+            self.wiring,
+            self.store,
+        ):
             each.close()
 
     @property

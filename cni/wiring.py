@@ -24,6 +24,7 @@ from cni.bridges import Bridges
 from cni.config import Mode
 from cni.failure import Code, Failure
 from cni.link_news import News
+from cni.link_repair import Seen
 from netplane.closing import Closing
 from netplane.errors import KernelError
 from netplane.kernel import link_orders, link_read, links, sysctls, tc
@@ -289,7 +290,19 @@ class Wiring(Closing):
 
     def repair(self, attachments: Sequence[Attachment]) -> list[str]:
         """Make the host's side of these attachments, which have their links, what it should be; what it was not."""
-        return link_repair.Repair(self._kernel, self._bridges, self._netns_fd).mend(attachments, self.mend_forwarding)
+        seen = link_repair.look(self._kernel, routed=any(each.bridge is None for each in attachments))
+        return [*self.repair_shared(attachments), *self.repair_links(attachments, seen)]
+
+    def repair_shared(self, attachments: Sequence[Attachment]) -> list[str]:
+        """Bridges and forwarding only."""
+        return self._repair().mend_shared(attachments, self.mend_forwarding)
+
+    def repair_links(self, attachments: Sequence[Attachment], seen: Seen) -> list[str]:
+        """Their own links only, which nobody has touched since they were seen."""
+        return self._repair().mend(attachments, seen)
+
+    def _repair(self) -> link_repair.Repair:
+        return link_repair.Repair(self._kernel, self._bridges, self._netns_fd)
 
     # --- loopback ---------------------------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ def test_a_chained_deletion_that_was_cut_short_is_finished(node, web):
     id_ = next(each for each in node.attachments.store.records if each.network == "chained")
     node.attachments.store.doom(id_)
     node.again()
-    until(lambda: [each.network for each in node.attachments.store.records] == ["pods"])
+    until(lambda: [each.network for each in list(node.attachments.store.records)] == ["pods"])
     assert node.add(chained, web) == result
 
 

@@ -77,9 +77,9 @@ def test_a_duplicate_is_refused_and_leaves_nothing(node, web, shop):
     config = network(enabledad=True)
     first = node.add(config, web)
     address = first["ips"][1]["address"].split("/")[0]
-    other = network(enabledad=True, name="others", runtimeConfig={"ips": [address]})
+    other = network(enabledad=True, name="others", bridge="cni0", runtimeConfig={"ips": [address]})
     error = node.refused("ADD", other, shop)
-    assert (error["code"], address in error["msg"]) == (101, True)
+    assert (error["code"], "somebody else has" in error["msg"]) == (101, True)
     node.settle()
     assert shop.links() == {"lo"}
     assert len(node.attachments.store.records) == 1
@@ -198,3 +198,83 @@ def test_five_hundred_containers_leave_no_descriptors_and_no_threads(node):
 
 def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- the keeper ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["bridge", "routed"])
+def test_deletions_of_our_own_are_nothing_to_look_at(node, web, shop, mode, monkeypatch):
+    """With a thousand containers a look takes a tenth of a second, and every second some container ends."""
+    for each in (web, shop):
+        node.add(network(mode), each)
+    node.keeper.look(whole=True)
+    looks = []
+    monkeypatch.setattr(node.attachments, "seen", lambda _: looks.append(1))
+    node.done("DEL", network(mode), web)
+    node.settle()
+    node.keeper.look(whole=False)
+    assert not looks
+
+
+@pytest.mark.parametrize("mode", ["bridge", "routed"])
+def test_the_lock_is_free_while_the_kernel_is_read(node, web, shop, mode, monkeypatch):
+    """Whoever comes meanwhile is served, and what he did is not taken for damage."""
+    node.add(network(mode), web)
+    seen = node.attachments.seen
+
+    def meanwhile(attached: object) -> object:
+        found = seen(attached)
+        done = threading.Thread(target=change)
+        done.start()
+        done.join(SECONDS)
+        assert not done.is_alive()
+        return found
+
+    def change() -> None:
+        node.done("DEL", network(mode), web)
+        node.add(network(mode), shop)
+        node.add(network(mode), web)
+
+    monkeypatch.setattr(node.attachments, "seen", meanwhile)
+    kept = node.keeper.look(whole=True)
+    assert (kept.mended, kept.dead) == ([], [])
+    assert len(node.links()) == 2
+
+
+def test_what_came_back_is_not_buried_for_what_was_gone(node, web, monkeypatch):
+    """Between looking and burying, DEL and another ADD of the same container."""
+    monkeypatch.setattr("cni.keeper.SETTLE_SECONDS", 0.0)
+    with Container("old") as old:
+        node.add(network(), old)
+    node.ip("link", "delete", *node.links()) if node.links() else None
+    stands = node.attachments.stands
+    calls = []
+
+    def meanwhile(attachment: object) -> bool:
+        if not calls:
+            calls.append(1)
+            node.done("DEL", network(), "old")
+            node.settle()
+            web.name = "old"
+            node.add(network(), web)
+        return stands(attachment)
+
+    monkeypatch.setattr(node.attachments, "stands", meanwhile)
+    kept = node.keeper.look(whole=True)
+    assert calls
+    assert kept.dead == []
+    assert web.links() == {"lo", "eth0"}
+
+
+def test_of_two_gateways_the_newer_networks_stays(node, web, shop):
+    """A network whose range was changed while its containers live, with forceAddress: no tug of war."""
+    old = network(ipam={"ranges": [[{"subnet": "10.88.1.0/24"}]]}, forceAddress=True)
+    new = network(ipam={"ranges": [[{"subnet": "10.88.2.0/24"}]]}, forceAddress=True)
+    node.add(old, web)
+    node.add(new, shop)
+    node.keeper.look(whole=True)
+    for _ in range(2):
+        assert node.keeper.look(whole=True).mended == []
+    (bridge,) = node.ip("-4", "addr", "show", "dev", "cni0")
+    assert [each["local"] for each in bridge["addr_info"]] == ["10.88.2.1"]
