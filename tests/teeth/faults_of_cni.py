@@ -269,13 +269,19 @@ _VERBS = {
         _test("keeper", "restart"),
     ),
     "cni: what a killed ADD left is kept": Fault(
-        "cni.keeper", "if each.state is State.ADDING:", "if each.state is None:", _test("keeper", "killed")
+        "cni.keeper", "for id_ in node.abandoned():", "for id_ in ():", _test("keeper", "killed")
     ),
     "cni: a container that is gone is never released": Fault(
-        "cni.keeper", "elif now - since >= SETTLE_SECONDS:", "elif now < since:", _test("plugin", "gone_is_noticed")
+        "cni.keeper",
+        "elif now - since >= (SETTLE_SECONDS if self._settle is None else self._settle):",
+        "elif now < since:",
+        _test("plugin", "gone_is_noticed"),
     ),
     "cni: a container is dead as soon as its link is gone": Fault(
-        "cni.keeper", "elif now - since >= SETTLE_SECONDS:", "elif now >= since:", _test("keeper", "dead")
+        "cni.keeper",
+        "elif now - since >= (SETTLE_SECONDS if self._settle is None else self._settle):",
+        "elif now >= since:",
+        _test("keeper", "dead"),
     ),
     "cni: another container is mended into": Fault(
         "cni.keeper",
@@ -284,7 +290,10 @@ _VERBS = {
         _test("keeper", "another_container"),
     ),
     "cni: an ADD comes before the deletions that were asked for earlier": Fault(
-        "cni.keeper", "        plugin.before_add = self.do_spooled\n", "", _test("keeper", "spooled")
+        "cni.keeper",
+        '        plugin.before_add = partial(self._try, "spool", self.do_spooled)\n',
+        "",
+        _test("keeper", "spooled"),
     ),
     "cni: the dead of an earlier boot keep their addresses": Fault(
         "cni.keeper", "if each.boot != node.store.boot_id]", "if each.boot is None]", _test("plugin", "reboot")
