@@ -22,6 +22,7 @@ from netplane.kernel.nftables import _found_chains
 from netplane.model.address import Family
 from netplane.model.snapshot import Snapshot
 from netplane.plan.settings import Settings
+from netplane.programs.nftables import TABLE
 
 pytestmark = pytest.mark.kernel
 
@@ -242,7 +243,7 @@ def test_a_chain_that_comes_while_the_kernel_is_read_is_no_surprise(rounds):
         chains = kernel.dump(nft_codec.get_chains(Family.IPV4), "read chains")
         rounds.kernel.nft("add chain ip netplane new; add rule ip netplane new accept")
         rules = kernel.dump(nft_codec.get_rules(Family.IPV4), "read rules")
-    assert "new" not in _found_chains(chains, rules)
+    assert "new" not in _found_chains(TABLE, chains, rules)
 
 
 def _fresh(backend: Backend, wanted: Snapshot):
