@@ -22,6 +22,7 @@ from typing import Any
 from cni.failure import Code, Failure
 from cni.request import Command, Invocation
 from cni.result import Result
+from cni.talk import STDOUT_BYTES, TooMuch, talk
 
 SECONDS = 60.0
 """How long a plugin may take."""
@@ -86,7 +87,10 @@ def _answer(
     except ValueError as error:  # a NUL
         raise Failure(Code.INVALID_ENVIRONMENT, f"cannot hand the environment to {program.name}", str(error)) from error
     try:
-        out, err = process.communicate(json.dumps(dict(config)).encode(), seconds)
+        out, err = talk(process, json.dumps(dict(config)).encode(), seconds)
+    except TooMuch:
+        _end(process)
+        raise Failure(Code.INTERNAL, f"plugin {program.name} said more than {STDOUT_BYTES >> 20} MiB") from None
     except subprocess.TimeoutExpired:
         _end(process)
         said = f"plugin {program.name} did not answer {command.value} within {seconds:g} s and was killed"

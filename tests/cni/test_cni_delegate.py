@@ -285,3 +285,20 @@ def test_a_plugin_too_old_for_a_command_says_so_itself(tmp_path):
     config = CONFIG | {"cniVersion": "9.9.9", "ipam": {"type": "host-local"}}
     failure = failed(tmp_path, kind="host-local", config=config, path=(str(DEBIAN),))
     assert (failure.code, failure.msg) == (Code.INCOMPATIBLE_VERSION, "incompatible CNI versions")
+
+
+def test_a_plugin_that_never_stops_talking_is_ended(plugin, tmp_path):
+    """The agent has the node's memory: one that gushes must not take it."""
+    plugin("exec cat /dev/zero")
+    assert "more than 4 MiB" in str(failed(tmp_path, Command.ADD))
+    plugin("head -c 100000000 /dev/zero >&2; echo so >&2; exit 1")
+    assert len(failed(tmp_path).details) < 1 << 17
+
+
+def test_a_large_configuration_is_handed_over_whole_and_a_deaf_plugin_is_none(plugin, tmp_path):
+    config = CONFIG | {"own": "x" * 1_000_000}
+    plugin(f"cat > {tmp_path}/stdin")
+    run(tmp_path, Command.CHECK, config=config)
+    assert json.loads((tmp_path / "stdin").read_text()) == config
+    plugin("exec < /dev/null")
+    run(tmp_path, Command.CHECK, config=config)
