@@ -63,8 +63,11 @@ class NodeAttachments(Closing):
         self._owed: dict[AttachmentId, Attachment] = {}  # gone, but another plugin was not told yet that it is free
         self._giving: set[AttachmentId] = set()  # of these, those that a thread tells it of just now
         self._asked_for: set[AttachmentId] = set()  # begun: another plugin is asked for addresses
-        self._settling: set[AttachmentId] = set()  # made, but for what is waited for without the lock
+        self._making: set[AttachmentId] = set()  # begun, and not finished yet
+        self._settling: set[AttachmentId] = set()  # of these, those whose links and rules are there
+        self._standing: dict[tuple[str, bytes], Attachment] = {}  # by bridge, "" for routes, and address
         for record in self.store.records.values():
+            self._stand(record.attachment)
             if record.state is State.DOOMED:
                 self._doomed[record.attachment.id] = record.attachment
             if gives_addresses(record.attachment):
@@ -82,23 +85,50 @@ class NodeAttachments(Closing):
                 self._make_room(id_, sandbox.id)
             attachment = make()
             try:
+                self._refuse_second(attachment)
                 self.store.amend(attachment) if id_ in self._asked_for else self.store.begin(attachment)
             except BaseException:
                 self._free(attachment)
                 raise
-            try:
-                self.wiring.attach(attachment, sandbox.fd, sandbox.kernel)
-                self.rules.add(attachment)
-                self.flows.attached(attachment)
-                if not (attachment.link and attachment.duplicate_address_detection):
-                    self.store.finish(id_)
-                    return attachment
-                self._settling.add(id_)
-            except BaseException:
-                self._undo(attachment)
-                raise
-        self._settle(attachment, sandbox)
+            self._stand(attachment)
+            self._making.add(id_)
+        try:
+            self._make(attachment, sandbox)
+        except BaseException:
+            with self.lock:
+                record = self.store.records.get(id_)
+                if record is not None and record.state is State.ADDING:
+                    self._undo(attachment)
+                elif attachment.link:
+                    self.wiring.detach([attachment.link])  # its end was asked for, and came, before its links
+            raise
+        finally:
+            with self.lock:
+                self._making.discard(id_)
+                self._settling.discard(id_)
         return attachment
+
+    def _make(self, attachment: Attachment, sandbox: Sandbox) -> None:
+        """What the journal says. Links without the lock: the kernel takes most of the time, and others go on."""
+        self.wiring.attach(attachment, sandbox.fd, sandbox.kernel)
+        with self.lock:
+            self._still_wanted(attachment)
+            self.rules.add(attachment)
+            self.flows.attached(attachment)
+            if not (attachment.link and attachment.duplicate_address_detection):
+                self.store.finish(attachment.id)
+                return
+            self._settling.add(attachment.id)
+        self.wiring.settle(attachment, sandbox.fd)  # seconds
+        with self.lock:
+            self._still_wanted(attachment)
+            self.store.finish(attachment.id)
+
+    def _still_wanted(self, attachment: Attachment) -> None:
+        """Raises Failure if somebody asked for its end meanwhile."""
+        record = self.store.records.get(attachment.id)
+        if record is None or record.state is not State.ADDING:
+            raise Failure(Code.TRY_AGAIN_LATER, "it was removed while it was made")
 
     @contextmanager
     def asking_for(self, attachment: Attachment) -> Iterator[None]:
@@ -189,7 +219,7 @@ class NodeAttachments(Closing):
 
     def abandoned(self) -> list[AttachmentId]:
         """Begun, and nobody goes on with it: the agent was killed."""
-        busy = self._asked_for | self._settling
+        busy = self._asked_for | self._making
         return [id_ for id_, each in self.store.records.items() if each.state is State.ADDING and id_ not in busy]
 
     def owed(self) -> list[AttachmentId]:
@@ -249,24 +279,6 @@ class NodeAttachments(Closing):
         finally:
             self._reaper.bury([_link(attachment)])
 
-    def _settle(self, attachment: Attachment, sandbox: Sandbox) -> None:
-        """Wait for what the kernel finds out about its addresses. Without the lock: it takes seconds."""
-        try:
-            self.wiring.settle(attachment, sandbox.fd)
-            with self.lock:
-                if self.store.records[attachment.id].state is not State.ADDING:
-                    raise Failure(Code.TRY_AGAIN_LATER, "it was removed while its addresses were checked")
-                self.store.finish(attachment.id)
-        except BaseException:
-            with self.lock:
-                record = self.store.records.get(attachment.id)
-                if record is not None and record.state is State.ADDING:
-                    self._undo(attachment)
-            raise
-        finally:
-            with self.lock:
-                self._settling.discard(attachment.id)
-
     def _make_room(self, id_: AttachmentId, netns: NetnsId) -> None:
         """Wait for the end of what has this name or stands in this namespace; refuse what lives."""
         record = self.store.records.get(id_)
@@ -316,11 +328,26 @@ class NodeAttachments(Closing):
     def _end(self, attachment: Attachment) -> None:
         """Nothing of it is left in the kernel."""
         self._doomed.pop(attachment.id, None)
+        for place in _places(attachment):
+            if self._standing.get(place, attachment).id == attachment.id:
+                self._standing.pop(place, None)
         if attachment.delegate:
             self._owed[attachment.id] = attachment
         else:
             self.store.forget(attachment.id)
             self._free(attachment)
+
+    def _stand(self, attachment: Attachment) -> None:
+        self._standing.update(dict.fromkeys(_places(attachment), attachment))
+
+    def _refuse_second(self, attachment: Attachment) -> None:
+        """Two networks may have one range, but packets to one address can go to one container only."""
+        for place in _places(attachment):
+            other = self._standing.get(place)
+            if other is not None and other.id != attachment.id:
+                address = next(each.address.ip for each in attachment.addresses if each.address.packed == place[1])
+                said = f"{address} is taken: {other.id} has it" + (f" on {place[0]}" if place[0] else "")
+                raise Failure(Code.DUPLICATE, said, "networks that share a bridge, or are routed, must not overlap")
 
     def _free(self, attachment: Attachment) -> None:
         if gives_addresses(attachment):
@@ -336,6 +363,14 @@ def gives_addresses(attachment: Attachment) -> bool:
 def addresses_of(attachment: Attachment) -> tuple[IPAddress, ...]:
     """Its addresses without their networks."""
     return tuple(each.address.ip for each in attachment.addresses)
+
+
+def _places(attachment: Attachment) -> list[tuple[str, bytes]]:
+    """Where nobody else may stand. Of what another plugin attached, that one knows."""
+    if not attachment.link:
+        return []
+    where = attachment.bridge.name if attachment.bridge is not None else ""
+    return [(where, each.address.packed) for each in attachment.addresses]
 
 
 def _link(attachment: Attachment) -> str:

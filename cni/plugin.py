@@ -327,6 +327,10 @@ class Plugin:
         try:
             self._import(config.name, config.ipam)
             with self.node.lock:
+                if owed := self.node.store.owed():
+                    raise Failure(
+                        Code.NOT_AVAILABLE, "the journal cannot be written", f"{owed} steps wait for the disk"
+                    )
                 for each in self._sets(config.ipam):
                     usage = self.node.ipam.usage(config.name, (each,))
                     if usage.taken >= usage.total:

@@ -46,7 +46,8 @@ def known(node: Node) -> set[tuple[str, str]]:
 
 def test_gc_is_about_one_network(node, web, shop):
     node.add(network(version="1.1.0"), web)
-    node.add(network(version="1.1.0", name="others"), shop)
+    elsewhere = {"bridge": "cni1", "ipam": {"ranges": [[{"subnet": "10.99.0.0/24"}]]}}
+    node.add(network(version="1.1.0", name="others", **elsewhere), shop)
     node.done("GC", network(version="1.1.0", **{"cni.dev/valid-attachments": []}), "")
     assert known(node) == {("others", "shop")}
 
