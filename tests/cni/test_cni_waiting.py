@@ -74,11 +74,9 @@ def test_others_are_served_while_addresses_are_checked(node, web, shop, monkeypa
 
 
 def test_a_duplicate_is_refused_and_leaves_nothing(node, web, shop):
-    config = network(enabledad=True)
-    first = node.add(config, web)
-    address = first["ips"][1]["address"].split("/")[0]
-    other = network(enabledad=True, name="others", bridge="cni0", runtimeConfig={"ips": [address]})
-    error = node.refused("ADD", other, shop)
+    node.add(network(), web)
+    web.ip("addr", "add", "fd00:88:1::77/64", "dev", "eth0", "nodad")
+    error = node.refused("ADD", network(enabledad=True, runtimeConfig={"ips": ["fd00:88:1::77"]}), shop)
     assert (error["code"], "somebody else has" in error["msg"]) == (101, True)
     node.settle()
     assert shop.links() == {"lo"}
@@ -165,7 +163,7 @@ def test_host_locals_lock_is_not_waited_for_with_ours(node, web, tmp_path):
     slow.start()
     try:
         with Container("shop") as shop:
-            node.add(network(name="others"), shop)
+            node.add(network(name="others", bridge="cni1", ipam={"ranges": [[{"subnet": "10.99.0.0/24"}]]}), shop)
             assert slow.is_alive()
     finally:
         os.close(lock)
