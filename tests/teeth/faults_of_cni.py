@@ -258,8 +258,8 @@ _VERBS = {
     ),
     "cni: an ADD that fails keeps its address": Fault(
         "cni.node",
-        "                self._undo(attachment)\n                raise\n",
-        "                raise\n",
+        "if record is not None and record.state is State.ADDING:\n                    self._undo(attachment)",
+        "if record is None:\n                    self._undo(attachment)",
         _test("plugin", "interface_that_is_there"),
     ),
     "cni: after a restart addresses are given again": Fault(
