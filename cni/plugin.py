@@ -321,6 +321,8 @@ class Plugin:
         config = job.config
         if config.mode is Mode.LOOPBACK or config.ipam is None:
             return
+        if config.raw.get("ipam") is None and not self.network().ranges:
+            return  # chained, most likely: that is not said here, and a node must not be NotReady for it
         if job.delegated:
             elsewhere.ask(config.raw, job.invocation, Command.STATUS)
             return

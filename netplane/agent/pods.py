@@ -57,7 +57,8 @@ class CniService(Closing):
             stack.enter_context(self._keeper)
             listening: socket.socket = place.listen(CNI_SOCKET)
             stack.callback(place.remove, CNI_SOCKET)
-            stack.enter_context(CniServer(listening, plugin)).start()
+            self._server = stack.enter_context(CniServer(listening, plugin))
+            self._server.start()
             self._keeper.run()
             self._open = stack.pop_all()
 
@@ -68,10 +69,13 @@ class CniService(Closing):
     def value(self) -> dict[str, Any]:
         """How it is, for `netplane agent status`."""
         states = [each.state for each in list(self._node.store.records.values())]
+        problems = [one_line(each) for each in list(self._keeper.problems.values())]
+        if not self._server.serving:
+            problems.append("the thread that serves containers has ended; restart the agent")
         return {
             "attachments": states.count(State.ATTACHED),
             "pending": len(states) - states.count(State.ATTACHED),
-            "problems": [one_line(each) for each in self._keeper.problems.values()],
+            "problems": problems,
         }
 
 

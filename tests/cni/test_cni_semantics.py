@@ -153,3 +153,9 @@ def test_a_name_longer_than_an_alias_is_no_hindrance(node, web):
     web.name = "c" * 3000
     node.add(network(), web, ifname="net1")
     node.done("DEL", network(), web, ifname="net1")
+
+
+def test_a_chained_plugin_without_ipam_does_not_make_a_node_not_ready(node):
+    """STATUS does not say who is chained, and such a one has no addresses to give."""
+    node.done("STATUS", {"cniVersion": "1.1.0", "name": "pods", "type": "netplane"}, "")
+    assert node.refused("STATUS", network(version="1.1.0", ipam={"nodeRanges": True}))["code"] == 50

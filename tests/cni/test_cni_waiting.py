@@ -180,14 +180,15 @@ def test_what_was_prepared_for_clients_that_are_gone_is_bounded(node):
     assert len(node.plugin._prepared) <= 1001
 
 
-def test_five_hundred_containers_leave_no_descriptors_and_no_threads(node):
-    config = network(runtimeConfig={"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "udp"}]})
+def test_containers_that_come_and_go_leave_no_descriptors_threads_and_memory(node):
+    """NETPLANE_CNI_CYCLES: another number; 5000 are as good."""
+    config = network(runtimeConfig={"portMappings": [{"hostPort": 8080, "containerPort": 80}]})
     with Container("web") as web:
         counts = []
-        for number in range(int(os.environ.get("NETPLANE_CNI_CYCLES", "500"))):
+        for number in range(int(os.environ.get("NETPLANE_CNI_CYCLES", "150"))):
             node.add(config, web)
             node.done("DEL", config, web)
-            if number % 100 == 20:
+            if number % 50 == 20:
                 node.settle()
                 counts.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count(), resident()))
     assert len({each[:2] for each in counts}) == 1, counts
