@@ -7,6 +7,7 @@ addresses only, so that asking whether there was any costs a microsecond per con
 from __future__ import annotations
 
 import errno
+import threading
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -43,9 +44,10 @@ class _Known:
 
 
 class Bridges(Closing):
-    """Of the namespace of the thread that makes it, which `netns_fd` is open on."""
+    """Of the namespace of the thread that makes it, which `netns_fd` is open on; used from any thread."""
 
     def __init__(self, kernel: Links, netns_fd: int) -> None:
+        self._lock = threading.RLock()
         self._kernel, self._netns_fd = kernel, netns_fd
         self._known: dict[str, _Known] = {}
         self._events = LinkEvents((*link_events.LINKS, *link_events.ADDRESSES), [])
@@ -54,19 +56,24 @@ class Bridges(Closing):
         """The number of the attachment's bridge, which is as it should be. Raises Failure if it must not be."""
         options = attachment.bridge
         assert options is not None  # noqa: S101  only for bridge mode
-        for message in self._events.read():
-            self._told(message)
-        known = self._known.get(options.name)
-        wanted = _wanted(attachment, options)
-        if known is None or wanted not in known.settled:
-            self.mend(attachment)
-            known = self._known[options.name]
-        return known.index
+        with self._lock:
+            for message in self._events.read():
+                self._told(message)
+            known = self._known.get(options.name)
+            wanted = _wanted(attachment, options)
+            if known is None or wanted not in known.settled:
+                self._mend(attachment, options)
+                known = self._known[options.name]
+            return known.index
 
     def mend(self, attachment: Attachment) -> list[str]:
         """Make, adopt or correct the bridge; what had to be done, in words. Raises Failure if it must not be."""
         options = attachment.bridge
         assert options is not None  # noqa: S101  only for bridge mode
+        with self._lock:
+            return self._mend(attachment, options)
+
+    def _mend(self, attachment: Attachment, options: BridgeOptions) -> list[str]:
         facts = link_read.link(self._kernel, options.name)
         words = []
         if facts is None:
@@ -93,7 +100,8 @@ class Bridges(Closing):
 
     def forget(self, name: str) -> None:
         """Look at the bridge again before it is used."""
-        self._known.pop(name, None)
+        with self._lock:
+            self._known.pop(name, None)
 
     def close(self) -> None:
         """Close the socket; bridges stay."""

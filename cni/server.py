@@ -39,6 +39,7 @@ _DESCRIPTORS = 4  # as many are looked at, in order to close all but one; the ke
 _ANCILLARY = socket.CMSG_SPACE(_DESCRIPTORS * array("i").itemsize)
 _RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _DEAF_SECONDS = 0.1
+_HELPERS = 2
 _OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -148,6 +149,7 @@ class CniServer(Closing):
         self._epoll.register(self._listening, select.EPOLLIN)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._workers = ThreadPoolExecutor(self._limits.workers, thread_name_prefix="cni-slow")
+        self._helpers = ThreadPoolExecutor(_HELPERS, thread_name_prefix="cni-quick")
         self._thread = threading.Thread(target=self._run, name="cni", daemon=True)
         self._clients: set[_Client] = set()
         self._waiting: dict[int, _Client] = {}  # for their sockets: by descriptor, the earliest deadline first
@@ -176,6 +178,7 @@ class CniServer(Closing):
             os.eventfd_write(self._wake, 1)
             self._thread.join()
         self._workers.shutdown()
+        self._helpers.shutdown()
         self._listening.close()
         self._epoll.close()
         os.close(self._wake)
@@ -260,6 +263,9 @@ class CniServer(Closing):
             client.stage = _Stage.AT_WORK
             if not self._quick(client):
                 self._workers.submit(self._work, client)
+                return
+            if len(self._clients) > 1:  # one in the kernel, one in Python: more would only wait for one another
+                self._helpers.submit(self._work, client)
                 return
             self._do(client)
             client = self._finished(client)

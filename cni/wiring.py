@@ -50,7 +50,9 @@ _STALE_BRIDGE = frozenset({errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP, errno.E
 
 
 class Wiring(Closing):
-    """Of the network namespace of the thread that makes it; used by one thread at a time, whatever namespace that has.
+    """Of the network namespace of the thread that makes it; used from any thread, whatever namespace that has.
+
+    Two containers can be attached at once: what happens inside of them needs nothing of each other.
 
     Raises Failure for what the runtime or its configuration did, KernelError for what the kernel refused.
     """

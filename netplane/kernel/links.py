@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -146,33 +147,38 @@ def neighbour(to: IPAddress, mac: bytes, index: int) -> Order:
 
 
 class Links(Closing):
-    """The links of the namespace of the thread that creates this. Close it when done."""
+    """The links of the namespace of the thread that creates this; for any thread, and several. Close it when done."""
 
     def __init__(self) -> None:
         self._netlink = NetlinkSocket(netlink.ROUTE, "links")
+        self._lock = threading.Lock()
 
     def carry_out(self, orders: Sequence[Order]) -> None:
         """Do all of it, in order. Raises KernelError for the first order refused; the others are tried anyway."""
         if not orders:
             return
         *others, last = (order.request for order in orders)
-        refusals = self._netlink.transact([*others, acknowledged(last)])
+        with self._lock:
+            refusals = self._netlink.transact([*others, acknowledged(last)])
         for at, _, said, _ in refusals[:1]:
             raise KernelError(mechanism="links", doing=orders[at].doing, said=said)
 
     def attempt(self, orders: Sequence[Order]) -> list[NotDone]:
         """Do all of it, in order; what the kernel refused."""
         *others, last = (order.request for order in orders)
-        refusals = self._netlink.transact([*others, acknowledged(last)])
+        with self._lock:
+            refusals = self._netlink.transact([*others, acknowledged(last)])
         return [NotDone(orders[at], number, said) for at, number, said, _ in refusals]
 
     def ask(self, request: Request, doing: str) -> list[bytes]:
         """The answers to a question (`netlink.NetlinkSocket.ask`)."""
-        return self._netlink.ask(request, doing)
+        with self._lock:
+            return self._netlink.ask(request, doing)
 
     def dump(self, request: Request, doing: str) -> list[bytes]:
         """All there is of something (`netlink.NetlinkSocket.dump`)."""
-        return self._netlink.dump(request, doing)
+        with self._lock:
+            return self._netlink.dump(request, doing)
 
     def namespace_cookie(self) -> int:
         """A number that this namespace has and no other ever had since the host was started; 0 before Linux 5.14."""
@@ -181,7 +187,7 @@ class Links(Closing):
     def read(self) -> dict[str, LinkState]:
         """All links, by name."""
         request = Request(_GET_LINK, _link_message(0, 0))
-        return {link.name: link for link in map(_decode, self._netlink.dump(request, "list links"))}
+        return {link.name: link for link in map(_decode, self.dump(request, "list links"))}
 
     def wait_ready(self, names: Collection[str], seconds: float) -> None:
         """Return as soon as all of `names` are ready; KernelError names those that are not after `seconds`."""
