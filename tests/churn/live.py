@@ -28,7 +28,7 @@ from generated.clusters import NODE_IPS
 from generated.simulator import plain, wanted
 from node_of_agent import Agent
 
-from netplane.agent.control import ask
+from netplane.agent.control import Refusal, ask
 from netplane.backends.backend import Backend
 from netplane.backends.registry import BACKENDS
 from netplane.closing import Closing
@@ -237,8 +237,21 @@ class Churn(Closing):
         """The agent is told to serve with the next backend. What it has not read yet is left for the round after."""
         names = sorted(BACKENDS)
         name = names[(names.index(self._backend.name) + 1) % len(names)]
-        ask(self._run, {"ask": "backend", "backend": name}, SECONDS)
+        deadline = time.monotonic() + SECONDS
+        while not self._switched(name):
+            assert time.monotonic() < deadline, f"not complete after {SECONDS:g} s"
+            self._agent.is_quiet(0.02)
         self._backend = BACKENDS[name]
+
+    def _switched(self, name: str) -> bool:
+        """False if the agent has not read yet what makes the source complete: written a moment ago."""
+        try:
+            ask(self._run, {"ask": "backend", "backend": name}, SECONDS)
+        except Refusal as refusal:
+            if "was never read well" not in str(refusal):
+                raise
+            return False
+        return True
 
     def _flush(self) -> None:
         """Somebody removes what is ours. Nobody can connect then, but who is connected stays so."""
