@@ -38,8 +38,7 @@ _BUFFER = 1 << 16
 _DESCRIPTORS = 4  # as many are looked at, in order to close all but one; the kernel closes what is beyond
 _ANCILLARY = socket.CMSG_SPACE(_DESCRIPTORS * array("i").itemsize)
 _RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_DEAF_SECONDS = 0.1
-_HELPERS = 2
+_DEAF_SECONDS, _HELPERS = 0.1, 2
 _OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -177,8 +176,8 @@ class CniServer(Closing):
         if self._thread.is_alive():
             os.eventfd_write(self._wake, 1)
             self._thread.join()
-        self._workers.shutdown()
-        self._helpers.shutdown()
+        for each in (self._workers, self._helpers):
+            each.shutdown()
         self._listening.close()
         self._epoll.close()
         os.close(self._wake)

@@ -50,9 +50,7 @@ _STALE_BRIDGE = frozenset({errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP, errno.E
 
 
 class Wiring(Closing):
-    """Of the network namespace of the thread that makes it; used from any thread, whatever namespace that has.
-
-    Two containers can be attached at once: what happens inside of them needs nothing of each other.
+    """Of the network namespace of the thread that makes it; used from any thread, and by several at once.
 
     Raises Failure for what the runtime or its configuration did, KernelError for what the kernel refused.
     """
