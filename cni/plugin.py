@@ -170,8 +170,10 @@ class Plugin:
     def _attach_delegated(self, job: _Job, sandbox: Sandbox) -> Attachment:
         """With addresses of the plugin that `ipam.type` names. What we do not attach is given back to it."""
         self._end_before(job)
+        with self.node.lock:
+            begun = self._planned(job, Given(), sandbox)
         try:
-            with self.node.asking_for(self._planned(job, Given(), sandbox)):
+            with self.node.asking_for(begun):
                 given = elsewhere.given(job.config.raw, job.invocation)
                 return self.node.attach(job.id, sandbox, lambda: self._planned(job, given, sandbox))
         except NetplaneError:
@@ -300,7 +302,7 @@ class Plugin:
                 raise Failure(Code.UNKNOWN_CONTAINER, f"container {job.id.container} has no {job.id.ifname} here")
             attachment = record.attachment
             _same_addresses(attachment, job.config.previous)
-            self.node.wiring.check(attachment, fd)
+            self.node.wiring.check(_as_told(attachment, job.config.previous), fd)
             self.node.rules.check(attachment)
         if attachment.delegate:
             elsewhere.ask(job.config.raw, job.invocation, Command.CHECK)
@@ -360,6 +362,16 @@ def _namespace(job: _Job) -> int:
 
 def _overridden(variables: Mapping[str, str]) -> bool:
     return variables.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
+
+
+def _as_told(attachment: Attachment, previous: Result) -> Attachment:
+    """With the MAC the runtime was told in the end: a plugin behind us may have set another (`tuning`)."""
+    inside = (each for each in previous.interfaces if each.name == attachment.id.ifname and each.sandbox)
+    told = next((each.mac for each in inside if each.mac), "")
+    with suppress(ValueError):
+        mac = bytes.fromhex(told.replace(":", ""))
+        return replace(attachment, mac=mac) if mac and attachment.mac else attachment
+    return attachment
 
 
 def _same_addresses(attachment: Attachment, previous: Result) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -137,8 +139,6 @@ def test_a_del_that_finds_the_store_taken_is_kept_for_later(node, web, monkeypat
     try:
         node.done("DEL", network(), web)
         assert len(list(node.spool.glob("*.del"))) == 1
-        code, said = node.ask("ADD", network(), "shop", web.namespace.path)
-        assert (code, said["code"]) == (1, 11)
     finally:
         os.close(lock)
     node.done("ADD", network(), web)  # the DEL before it was done first
@@ -199,3 +199,24 @@ def test_a_store_that_cannot_be_used_is_an_error_of_the_specification(node, web)
     (node.state_dir / "cni").write_text("a file")
     code, said = node.ask("ADD", network(), "web", web.namespace.path)
     assert (code, said["code"]) == (1, 5)
+
+
+def test_killed_at_any_moment_it_leaves_nothing_that_the_next_does_not_take_away(node):
+    chance = random.Random(4)
+    config = network(runtimeConfig=PORTS | {"bandwidth": {"egressRate": 10**7, "egressBurst": 10**6}})
+    for number in range(30):
+        with Container(f"c{number}") as container:
+            process = node.spawn("ADD", config, container.name, container.namespace.path)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1 + chance.random() * 0.15)
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+            if number % 3:
+                node.done("DEL", config, container.name)
+                assert (node.links(), node.records()) == ([], [])
+    node.done("DEL", config, "c0")
+    node.done("STATUS", network(cniVersion="1.1.0"), "")
+    assert (node.links(), node.records()) == ([], [])
+    assert "8080" not in node.rules()

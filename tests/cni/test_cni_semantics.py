@@ -147,6 +147,20 @@ def test_status_says_that_the_disk_refuses(node, web, monkeypatch):
     assert node.refused("STATUS", config)["code"] == 50
 
 
+@both_modes
+def test_check_wants_what_a_plugin_behind_us_made_of_it(node, web, mode):
+    """`tuning` sets a MAC and says so in the result, which is what CHECK gets."""
+    result = node.add(network(mode), web)
+    web.ip("link", "set", "eth0", "address", "02:00:00:00:00:77")
+    assert node.refused("CHECK", network(mode, prevResult=result), web)["code"] == 102
+    inside = next(each for each in result["interfaces"] if each.get("sandbox"))
+    inside["mac"] = "02:00:00:00:00:77"
+    web.ip("addr", "add", "10.77.0.1/32", "dev", "eth0")
+    node.done("CHECK", network(mode, prevResult=result), web)
+    inside["mac"] = "nonsense"
+    assert node.refused("CHECK", network(mode, prevResult=result), web)["code"] == 102
+
+
 def test_a_name_longer_than_an_alias_is_no_hindrance(node, web):
     said = {"CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={'n' * 63};K8S_POD_NAME={'p' * 253}"}
     node.add(network(), web, variables=said)
