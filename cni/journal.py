@@ -7,7 +7,8 @@
      '- ASCII's record separator: where reading goes on after damage
 
 A record is one `write`: a killed process leaves all of it or, if it was killed between two pages, or the machine or the
-disk gave up, a piece that is stepped over. What is damaged is reported; every other record is read, whether it comes before or after.
+disk gave up, a piece that is stepped over. What is damaged is reported; every other record is read, whether it comes
+before or after.
 """
 
 from __future__ import annotations
