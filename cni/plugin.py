@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from cni import elsewhere, environment, host_local, result_json, versions
 from cni.attachment import Attachment, AttachmentId, PodAddress
@@ -119,7 +120,7 @@ class Plugin:
             invocation = environment.invocation(request.environment)
             if invocation.command is Command.VERSION:
                 return _Job(request, invocation, NetworkConfig("", "", ""))
-            return _Job(request, invocation, network_config(request.stdin, invocation, self._sysctls))
+            return _Job(request, invocation, _decoded(request.stdin, invocation, self._sysctls))
         except Failure as failure:
             return failure
 
@@ -342,6 +343,22 @@ class Plugin:
                         raise Failure(Code.NOT_AVAILABLE, said, f"{usage.taken} of {usage.total} are taken")
         except Failure as failure:
             raise Failure(Code.NOT_AVAILABLE, failure.msg, failure.details) from failure
+
+
+def _decoded(stdin: bytes, invocation: Invocation, allowed: tuple[re.Pattern[str], ...]) -> NetworkConfig:
+    if invocation.command is not Command.ADD:
+        return network_config(stdin, invocation, allowed)
+    asked = tuple((key, invocation.arguments[key]) for key in ("IP", "MAC") if key in invocation.arguments)
+    return _decoded_once(stdin, invocation.ifname, asked, allowed)
+
+
+# Most containers ask for nothing of their own: a runtime sends the same bytes for each.
+@lru_cache(maxsize=64)
+def _decoded_once(
+    stdin: bytes, ifname: str, asked: tuple[tuple[str, str], ...], allowed: tuple[re.Pattern[str], ...]
+) -> NetworkConfig:
+    """ADD's configuration, from all it depends on."""
+    return network_config(stdin, Invocation(Command.ADD, ifname=ifname, arguments=dict(asked)), allowed)
 
 
 def refusal(request: Request, failure: Failure) -> Reply:

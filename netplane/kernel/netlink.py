@@ -37,6 +37,7 @@ _DUMP_ATTEMPTS = 16
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length with this header, type
 _INT = struct.Struct("=i")
+_ACKNOWLEDGEMENT = struct.Struct("=IH2xI4xi16x")  # nlmsghdr, the error number, and the header of the request
 _UNSIGNED = struct.Struct("=I")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 _NESTED, _TYPE_MASK = 0x8000, 0x3FFF
@@ -141,10 +142,10 @@ class NetlinkSocket(Closing):
         self._sequence = 0
         self._sendable = 0
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         except OSError as error:
             raise RequirementError(f"{mechanism}: this kernel has no netlink protocol {protocol}: {error}") from error
-        self._socket.setblocking(False)
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._grow(_SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER)
@@ -182,9 +183,12 @@ class NetlinkSocket(Closing):
         """Like `transact`, with what the kernel told besides because of ECHO."""
         doing = f"send {len(requests)} requests"
         first = self._send(requests)
+        begun = self._datagram()
+        if begun is not None and _all_is_well(begun, first + len(requests) - 1):
+            return [], []
         told: list[Message] = []
         answers: list[Message] = []
-        for answer in self._answers(first, len(requests)):
+        for answer in self._answers(first, len(requests), begun):
             (answers if answer.kind == _ERROR else told).append(answer)
         if not answers:
             raise KernelError(mechanism=self.mechanism, doing=doing, said="the kernel did not answer")
@@ -240,28 +244,41 @@ class NetlinkSocket(Closing):
             raise KernelError(mechanism=self.mechanism, doing="send to the kernel", said=said) from error
         return first
 
-    def _answers(self, first: int, count: int) -> list[Message]:
-        """Answers to the `count` requests from sequence number `first` on, until none is waiting."""
+    def _answers(self, first: int, count: int, begun: bytes | None = None) -> list[Message]:
+        """Answers to the `count` requests from sequence number `first` on, after `begun`, until none is waiting."""
         answers: list[Message] = []
-        lost: OSError | None = None
+        datagram = begun or self._datagram()
+        while datagram is not None:
+            answers += (answer for answer in messages(datagram) if (answer.sequence - first) & 0xFFFFFFFF < count)
+            datagram = self._datagram()
+        return answers
+
+    def _datagram(self) -> bytes | None:
+        """What waits next, None if nothing does. Raises KernelError if something got lost."""
+        try:
+            datagram, _, flags, _ = self._socket.recvmsg(_DATAGRAM)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._drain()  # a full queue would lose the next answers too
+            said = f"an answer was lost: {error.strerror}"
+            raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said) from error
+        if flags & _TRUNCATED:
+            said = f"an answer is longer than {_DATAGRAM} bytes"
+            raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said)
+        return datagram
+
+    def _drain(self) -> None:
         while True:
             try:
-                datagram, _, flags, _ = self._socket.recvmsg(_DATAGRAM)
+                self._socket.recv(_DATAGRAM)
             except BlockingIOError:
-                break
+                return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                lost = error  # and read on, for a full queue would lose the next answers too
-                continue
-            if flags & _TRUNCATED:
-                said = f"an answer is longer than {_DATAGRAM} bytes"
-                raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said)
-            answers += (answer for answer in messages(datagram) if (answer.sequence - first) & 0xFFFFFFFF < count)
-        if lost is not None:
-            said = f"an answer was lost: {lost.strerror}"
-            raise KernelError(mechanism=self.mechanism, doing="receive from the kernel", said=said) from lost
-        return answers
 
     def _raise(self, refusal: Refusal, doing: str) -> None:
         if refusal.errno == errno.EPERM:
@@ -274,6 +291,14 @@ class NetlinkSocket(Closing):
             self._socket.setsockopt(socket.SOL_SOCKET, forced, size)
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, limited, size)
+
+
+def _all_is_well(datagram: bytes, last: int) -> bool:
+    """Whether this is nothing but the acknowledgement of request `last`: what was refused would have come before it."""
+    if len(datagram) != _ACKNOWLEDGEMENT.size:
+        return False
+    size, kind, sequence, number = _ACKNOWLEDGEMENT.unpack(datagram)
+    return (size, kind, sequence, number) == (_ACKNOWLEDGEMENT.size, _ERROR, last & 0xFFFFFFFF, 0)
 
 
 def _refusal(answer: Message, first: int) -> Refusal | None:
