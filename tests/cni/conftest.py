@@ -1,4 +1,4 @@
-"""The launcher, compiled from this checkout, in a place of its own."""
+"""What tests of the plugin share: the launcher, compiled from this checkout; a node, and containers on it."""
 
 import sys
 from pathlib import Path
@@ -20,4 +20,28 @@ def place(compiled_launcher):
     from launching import Place
 
     with Place(compiled_launcher) as made:
+        yield made
+
+
+@pytest.fixture
+def node(tmp_path):
+    from cni_node import Node
+
+    with Node(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def web():
+    from cni_node import Container
+
+    with Container("web") as made:
+        yield made
+
+
+@pytest.fixture
+def shop():
+    from cni_node import Container
+
+    with Container("shop") as made:
         yield made

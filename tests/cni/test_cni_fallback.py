@@ -66,18 +66,6 @@ def node(tmp_path) -> Iterator[Fallback]:
         yield made
 
 
-@pytest.fixture
-def web() -> Iterator[Container]:
-    with Container("web") as made:
-        yield made
-
-
-@pytest.fixture
-def shop() -> Iterator[Container]:
-    with Container("shop") as made:
-        yield made
-
-
 @pytest.mark.parametrize("mode", ["bridge", "routed"])
 def test_a_life_without_an_agent(node, web, mode):
     config = network(mode=mode, runtimeConfig=PORTS)

@@ -27,12 +27,6 @@ def node(tmp_path, monkeypatch) -> Iterator[Node]:
         yield made
 
 
-@pytest.fixture
-def web() -> Iterator[Container]:
-    with Container("web") as made:
-        yield made
-
-
 def until(holds: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
     while not holds():

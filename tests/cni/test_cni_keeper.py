@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 
 import pytest
 from cni_node import Container, Node, network
@@ -17,24 +16,6 @@ from cni.store import State
 pytestmark = pytest.mark.kernel
 
 ONE = {"ranges": [[{"subnet": "10.88.1.0/24", "rangeStart": "10.88.1.5", "rangeEnd": "10.88.1.5"}]], "quarantine": 0}
-
-
-@pytest.fixture
-def node(tmp_path) -> Iterator[Node]:
-    with Node(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def web() -> Iterator[Container]:
-    with Container("web") as made:
-        yield made
-
-
-@pytest.fixture
-def shop() -> Iterator[Container]:
-    with Container("shop") as made:
-        yield made
 
 
 def known(node: Node) -> set[tuple[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_interface
 from pathlib import Path
@@ -19,24 +18,6 @@ pytestmark = pytest.mark.kernel
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 both_modes = pytest.mark.parametrize("mode", ["bridge", "routed"])
-
-
-@pytest.fixture
-def node(tmp_path) -> Iterator[Node]:
-    with Node(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def web() -> Iterator[Container]:
-    with Container("web") as made:
-        yield made
-
-
-@pytest.fixture
-def shop() -> Iterator[Container]:
-    with Container("shop") as made:
-        yield made
 
 
 def addresses(result: dict) -> set[str]:

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from cni_node import RANGES, Container, Node, network
+from cni_node import RANGES, Container, network
 
 pytestmark = pytest.mark.kernel
 
 both_modes = pytest.mark.parametrize("mode", ["bridge", "routed"])
 FOUR = {"ranges": [[{"subnet": RANGES[4]}]]}
 SIX = {"ranges": [[{"subnet": RANGES[6]}]]}
-
-
-@pytest.fixture
-def node(tmp_path) -> Iterator[Node]:
-    with Node(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def web() -> Iterator[Container]:
-    with Container("web") as made:
-        yield made
-
-
-@pytest.fixture
-def shop() -> Iterator[Container]:
-    with Container("shop") as made:
-        yield made
 
 
 def addresses(result: dict) -> set[str]:

@@ -6,11 +6,10 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cni_node import DUAL, Container, Node, network
+from cni_node import DUAL, Container, network
 
 from cni import spool
 from cni.request import Request
@@ -18,24 +17,6 @@ from cni.request import Request
 pytestmark = pytest.mark.kernel
 
 SECONDS = 20.0
-
-
-@pytest.fixture
-def node(tmp_path) -> Iterator[Node]:
-    with Node(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def web() -> Iterator[Container]:
-    with Container("web") as made:
-        yield made
-
-
-@pytest.fixture
-def shop() -> Iterator[Container]:
-    with Container("shop") as made:
-        yield made
 
 
 def request(verb: str, config: dict, container: str = "web") -> Request:
