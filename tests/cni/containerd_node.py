@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import mount_namespaces
 from containerd_cri import Cri, PodSpec
 from containerd_image import NAME, archive, static_busybox
 
@@ -71,7 +72,7 @@ def missing() -> str:
         lacking.append("grpcio")
     if not _cgroup_mounts():
         lacking.append("a mounted cgroup")
-    return f"missing: {', '.join(lacking)}" if lacking else ""
+    return f"missing: {', '.join(lacking)}" if lacking else mount_namespaces.why_not()
 
 
 def until_nothing(wrong: Callable[[], object], seconds: float = SECONDS) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import mount_namespaces
 import pytest
 from cni_node import Container, ip, network
 from pod_agent import SECONDS, PodAgent
@@ -50,6 +51,7 @@ def test_the_folders_are_those_of_the_code():
 @pytest.fixture
 def agent(tmp_path) -> Iterator[PodAgent]:
     """An agent with the unit's privileges, on a file system that is as the unit has it."""
+    mount_namespaces.needed()
     names = unit()["CapabilityBoundingSet"].split()
     kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in names)
     within = ("unshare", "--mount", "--propagation", "slave", "sh", "-c", READ_ONLY, str(tmp_path))

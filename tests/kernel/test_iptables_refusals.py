@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import mount_namespaces
 import pytest
 from iptables_node import SHOP, Node, Service, changed, hashed, program
 
@@ -300,8 +301,7 @@ exec "$@"
 
 def without_iptables(node: Node, script: str) -> subprocess.CompletedProcess[str]:
     """Run Python in this namespace on a host whose iptables was never installed."""
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("unshare --mount does not work here: in a chroot, / is no mount point")
+    mount_namespaces.needed()
     path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     words = ["unshare", "--mount", "sh", "-c", WITHOUT, "sh", sys.executable, "-c", path + textwrap.dedent(script)]
     return node.run(lambda: subprocess.run(words, capture_output=True, text=True, check=False))
