@@ -50,7 +50,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "conntrack", f"{counted['entries']} of {counted['limit']} entries ({used:.0f} %)"
     if pods := found["cni"]:
         pending = f", {pods['pending']} being deleted" if pods["pending"] else ""
-        yield "cni", f"{pods['attachments']} attachments{pending}"
+        yield "cni", f"{pods['attachments']} attachment{'' if pods['attachments'] == 1 else 's'}{pending}"
     yield "memory", f"{found['memoryBytes'] / 2**20:.0f} MiB"
 
 
