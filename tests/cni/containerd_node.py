@@ -72,7 +72,17 @@ def missing() -> str:
         lacking.append("grpcio")
     if not _cgroup_mounts():
         lacking.append("a mounted cgroup")
-    return f"missing: {', '.join(lacking)}" if lacking else mount_namespaces.why_not()
+    if lacking:
+        return f"missing: {', '.join(lacking)}"
+    return mount_namespaces.why_not() or _outside_of_a_chroot()
+
+
+def _outside_of_a_chroot() -> str:
+    """Why not: who enters a mount namespace leaves the chroot, and containerd would work on the host's files."""
+    words = ["nsenter", "--mount=/proc/self/ns/mnt", "stat", "--format=%d:%i", "/"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    here = Path("/").stat()
+    return "" if found == f"{here.st_dev}:{here.st_ino}" else "in a chroot, which nsenter --mount leaves"
 
 
 def until_nothing(wrong: Callable[[], object], seconds: float = SECONDS) -> None:
