@@ -96,7 +96,7 @@ class Keeper(Closing):
             if stamp == self._spool_stamp:
                 return
             for name, request in spool.take(self._spool):
-                self._spooled(request)
+                self._spooled(name, request)
                 spool.done(self._spool, name)
             # What comes within the same tick of the kernel's clock leaves the same stamp: such a one is not kept.
             self._spool_stamp = stamp if now - stamp > _TICK_NS else -1
@@ -178,10 +178,11 @@ class Keeper(Closing):
     def _behind(self) -> bool:
         return _stamp(self._spool) != self._spool_stamp
 
-    def _spooled(self, request: Request) -> None:
+    def _spooled(self, name: str, request: Request) -> None:
         self._plugin.quick(request)
         reply: Reply = self._plugin.handle(request)
-        said = {"container": request.environment.get("CNI_CONTAINERID", "")[:80], "code": reply.code}
+        waited = round(max(time.time() - spool.spooled_at(name), 0.0), 1)
+        said = {"container": request.environment.get("CNI_CONTAINERID", "")[:80], "code": reply.code, "waited": waited}
         log.info("done, as asked while no agent was here", extra=said)
 
     # --- the past ---------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ class NodeAttachments(Closing):
                 self._doomed[record.attachment.id] = record.attachment
             if gives_addresses(record.attachment):
                 self.ipam.occupy(record.attachment.id.network, addresses_of(record.attachment))
+            if record.state is State.DOOMED:
+                self._hold(record.attachment)
         for (network, index), address in self.store.last.items():
             self.ipam.continue_after(network, index, address)
 
@@ -271,6 +273,7 @@ class NodeAttachments(Closing):
     def _doom(self, attachment: Attachment) -> None:
         self.store.doom(attachment.id)
         self._doomed[attachment.id] = attachment
+        self._hold(attachment)
         try:
             self.rules.remove(attachment)
             self.flows.detached(attachment)
@@ -348,6 +351,11 @@ class NodeAttachments(Closing):
                 address = next(each.address.ip for each in attachment.addresses if each.address.packed == place[1])
                 said = f"{address} is taken: {other.id} has it" + (f" on {place[0]}" if place[0] else "")
                 raise Failure(Code.DUPLICATE, said, "networks that share a bridge, or are routed, must not overlap")
+
+    def _hold(self, attachment: Attachment) -> None:
+        """Its addresses come free soon: STATUS need not call a range exhausted for them."""
+        if gives_addresses(attachment):
+            self.ipam.hold(attachment.id.network, addresses_of(attachment))
 
     def _free(self, attachment: Attachment) -> None:
         if gives_addresses(attachment):

@@ -310,10 +310,6 @@ class Wiring(Closing):
         """Set `lo` of a namespace up."""
         self._loopback(netns_fd, links.up(LOOPBACK))
 
-    def loopback_down(self, netns_fd: int) -> None:
-        """Set `lo` of a namespace down."""
-        self._loopback(netns_fd, link_orders.change(LOOPBACK, up=False))
-
     def loopback_check(self, netns_fd: int) -> None:
         """Raises Failure(DIFFERS) if `lo` of a namespace is down."""
         with _inside_of(netns_fd), Links() as kernel:
