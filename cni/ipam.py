@@ -14,6 +14,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from cni.attachment import PodAddress
 from cni.config import Range, RangeSet
 from cni.failure import Code, Failure
+from cni.ranges import range_with, words
 from netplane.model.address import IPAddress
 
 _BITS = 8
@@ -156,7 +157,7 @@ class Ipam:
         for index, ranges in enumerate(sets):
             pool = self._pool(network, ranges[0].first.version)
             pool.wake(now, quarantine)
-            wish = next((each for each in asked if _range_of(each, ranges)), None)
+            wish = next((each for each in asked if range_with(ranges, each)), None)
             barred = _barred(ranges) | {value for its, _, value in chosen if its is pool}
             if wish is None:
                 value = _next(pool, ranges, self._last.get((network, index), -1), barred)
@@ -165,8 +166,8 @@ class Ipam:
                 value = _requested(pool, ranges, wish, barred)
             chosen.append((pool, _holder(value, ranges), value))
         if asked:
-            words = " ".join(str(each) for each in asked)
-            raise Failure(Code.INVALID_CONFIG, f"failed to allocate all requested IPs: {words}")
+            left = " ".join(str(each) for each in asked)
+            raise Failure(Code.INVALID_CONFIG, f"failed to allocate all requested IPs: {left}")
         for index, (pool, _, value) in enumerate(chosen):
             pool.occupy(value)
             self._last[network, index] = value
@@ -231,7 +232,7 @@ def _next(pool: _Pool, ranges: RangeSet, last: int, barred: set[int]) -> int:
     for value in pool.resting:
         if _within(value, bounds) and value not in barred:
             return value
-    raise Failure(Code.EXHAUSTED, f"no IP addresses available in range set: {_words(ranges)}")
+    raise Failure(Code.EXHAUSTED, f"no IP addresses available in range set: {words(ranges)}")
 
 
 def _round(bounds: Sequence[tuple[int, int]], last: int) -> Iterator[tuple[int, int]]:
@@ -252,16 +253,10 @@ def _requested(pool: _Pool, ranges: RangeSet, address: IPAddress, barred: set[in
     if any(value == int(each.gateway) for each in ranges):
         raise Failure(Code.INVALID_CONFIG, f"requested ip {address} is subnet's gateway")
     if value in pool.used and value not in pool.resting:
-        raise Failure(Code.DUPLICATE, f"requested IP address {address} is not available in range set {_words(ranges)}")
+        raise Failure(Code.DUPLICATE, f"requested IP address {address} is not available in range set {words(ranges)}")
     if value in barred:
         raise Failure(Code.INVALID_CONFIG, f"requested ip {address} is the address of a network or its broadcast")
     return value
-
-
-def _range_of(address: IPAddress, ranges: RangeSet) -> Range | None:
-    value, version = int(address), address.version
-    same = (each for each in ranges if each.first.version == version)
-    return next((each for each in same if int(each.first) <= value <= int(each.last)), None)
 
 
 def _holder(value: int, ranges: RangeSet) -> Range:
@@ -290,7 +285,3 @@ def _barred(ranges: RangeSet) -> set[int]:
 def _pod_address(range_: Range, value: int) -> PodAddress:
     kind = IPv4Interface if range_.subnet.version == 4 else IPv6Interface
     return PodAddress(kind((value, range_.subnet.prefixlen)), range_.gateway)
-
-
-def _words(ranges: RangeSet) -> str:
-    return ",".join(f"{each.first}-{each.last}" for each in ranges)

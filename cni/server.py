@@ -29,8 +29,9 @@ from typing import Protocol
 from cni.decode import version_of
 from cni.failure import Code, Failure
 from cni.request import Reply, Request
-from cni.wire import BadFrame, peer_user, reply_frame, request_of, request_size
+from cni.wire import BadFrame, reply_frame, request_of, request_size
 from netplane.closing import Closing
+from netplane.kernel.peer import peer
 
 log = logging.getLogger("netplane.cni")
 
@@ -223,8 +224,7 @@ class CniServer(Closing):
             return
         client = _Client(connection)
         self._clients.add(client)
-        user = peer_user(connection)
-        if user not in (0, os.geteuid()):
+        if (user := peer(connection)[1]) not in (0, os.geteuid()):
             log.warning("somebody who may not asked for a network", extra={"user": user})
             self._drop(client)
         elif len(self._clients) > self._limits.clients:

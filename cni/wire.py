@@ -20,13 +20,13 @@ from pathlib import Path
 
 from cni.request import Reply, Request
 from netplane.errors import InputError, KernelError, OwnershipError, RequirementError
+from netplane.kernel.peer import peer
 
 ENVIRONMENT_BYTES, STDIN_BYTES, STDOUT_BYTES = 256 << 10, 4 << 20, 4 << 20
 """The most of each. The launcher has the same limits."""
 
 _REQUEST, _REPLY = struct.Struct("=4s3I"), struct.Struct("=4s2I")
 _REQUEST_MAGIC, _REPLY_MAGIC = b"NPC1", b"NPR1"
-_CREDENTIALS = struct.Struct("=3i")  # struct ucred: pid, uid, gid
 _TIMEVAL = struct.Struct("@ll")
 _PIECE = 1 << 16
 
@@ -86,12 +86,6 @@ def reply_frame(reply: Reply) -> bytes:
     return _REPLY.pack(_REPLY_MAGIC, reply.code, len(reply.stdout)) + reply.stdout
 
 
-def peer_user(connection: socket.socket) -> int:
-    """The user at the other end of a unix socket, as the kernel noted it at connect(2) or listen(2)."""
-    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return int(_CREDENTIALS.unpack(found)[1])
-
-
 def call(socket_path: Path, request: Request, seconds: float) -> Reply:
     """Ask the agent that listens at `socket_path`, as the launcher does. `netns_fd` is sent along and stays open.
 
@@ -103,7 +97,7 @@ def call(socket_path: Path, request: Request, seconds: float) -> Reply:
     doing = f"ask {socket_path}"
     try:
         with _connected(socket_path, seconds) as connection:
-            if peer_user(connection) not in (0, os.geteuid()):
+            if peer(connection)[1] not in (0, os.geteuid()):
                 raise OwnershipError(f"{socket_path}: somebody who is not root listens there")
             with suppress(BrokenPipeError, ConnectionResetError):  # an agent may answer without reading
                 _send(connection, frame, request.netns_fd, deadline)

@@ -58,16 +58,14 @@ class Wiring(Closing):
     def __init__(self) -> None:
         self._kernel = Links()
         self._netns_fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._bridges = Bridges(self._kernel, self._netns_fd)
         self._numbers = _numbers()
         self._forwarded: set[int] = set()
         self._ipv6 = sysctls.exists("net/ipv6/conf/all/forwarding")
 
     def close(self) -> None:
         """Let go of sockets and namespace; links stay."""
-        if "events" in self.__dict__:
-            self.events.close()
-        self._bridges.close()
+        for name in {"events", "_bridges"} & self.__dict__.keys():
+            self.__dict__[name].close()
         self._kernel.close()
         os.close(self._netns_fd)
 
@@ -76,6 +74,12 @@ class Wiring(Closing):
         """What the kernel tells from the first use on. Who does not listen costs the kernel nothing."""
         with Visit(self._netns_fd):
             return News()
+
+    @cached_property
+    def _bridges(self) -> Bridges:
+        """Known from the first use on: who only deletes links, or routes, listens to nothing."""
+        with Visit(self._netns_fd):
+            return Bridges(self._kernel, self._netns_fd)
 
     # --- attach -----------------------------------------------------------------------------------------------------
 

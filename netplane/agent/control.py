@@ -19,8 +19,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from netplane.agent.lock import SOCKET, RunDirectory, peer
+from netplane.agent.lock import SOCKET, RunDirectory
 from netplane.errors import KernelError, NetplaneError, RequirementError, one_line
+from netplane.kernel.peer import peer
 
 log = logging.getLogger("netplane.agent")
 

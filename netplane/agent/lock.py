@@ -21,11 +21,11 @@ from typing import Self
 from netplane.closing import Closing
 from netplane.errors import InputError, OwnershipError, RequirementError
 from netplane.kernel import probe
+from netplane.kernel.peer import peer
 
 RUN_DIRECTORY = Path("/run/netplane")
 PID_FILE, SOCKET = "agent.pid", "agent.sock"
 NAMESPACE_MARK = b"\0netplane-agent"
-_CREDENTIALS = struct.Struct("=3i")  # struct ucred: pid, uid, gid
 _BACKLOG = 1024
 _ATTEMPTS, _ATTEMPT_SECONDS = 10, 0.05
 
@@ -178,12 +178,6 @@ class NamespaceMark(Closing):
     def close(self) -> None:
         """Another agent may start."""
         self._socket.close()
-
-
-def peer(connection: socket.socket) -> tuple[int, int]:
-    """Process id (0: in a container we do not see into) and user of who is at the other end of a unix socket."""
-    pid, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-    return pid, user
 
 
 def _holder(unbound: socket.socket) -> tuple[int, int]:

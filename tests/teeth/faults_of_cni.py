@@ -356,7 +356,10 @@ _PROTOCOL = {
         _test("server", "one_after_the_other"),
     ),
     "cni: everybody on the host is served": Fault(
-        "cni.server", "if user not in (0, os.geteuid()):", "if user is None:", _test("server", "not_root")
+        "cni.server",
+        "if (user := peer(connection)[1]) not in (0, os.geteuid()):",
+        "if (user := peer(connection)[1]) is None:",
+        _test("server", "not_root"),
     ),
     "cni: an ADD is done for a runtime that was killed": Fault(
         "cni.server", '!= "DEL" and client.gone():', '!= "DEL" and client is None:', _test("server", "nobody_waits")
