@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from netplane.kernel.mechanism import Drift, Pending
 from netplane.kernel.nftables import NftablesDriver
 from netplane.kernel.transactions import OwnTransactions
@@ -12,39 +14,55 @@ from netplane.programs.nftables_text import changes_lines
 from netplane.programs.program import Program
 
 
-class NftablesMechanism:
-    """Our nftables tables in the network namespace of the thread that creates it."""
+def of_services(program: Program) -> NftablesProgram:
+    """The tables of the Services."""
+    return program.nftables
 
-    name = "nftables"
+
+def of_network(program: Program) -> NftablesProgram:
+    """The tables of the Pod network."""
+    return program.network_rules
+
+
+class NftablesMechanism:
+    """Our nftables tables of one name in the network namespace of the thread that creates it.
+
+    `part` says which tables of a program these are. Only those of the Services take over from kube-proxy.
+    """
+
     told = True
 
-    def __init__(self, own: OwnTransactions | None = None) -> None:
-        self._driver = NftablesDriver(own)
+    def __init__(
+        self, own: OwnTransactions | None = None, part: Callable[[Program], NftablesProgram] = of_services
+    ) -> None:
+        self._part, self._program = part, part(Program())
+        self.name = "nftables" if part is of_services else self._program.table
+        self._driver = NftablesDriver(own, self._program.table)
         self._applied: Applied | None = None
-        self._program = NftablesProgram()
         self._mark = 0
 
     def pending(self, want: Program, *, reread: bool, sweep: bool) -> Pending:  # noqa: ARG002  not at one stroke
         """See `Mechanism.pending`. Where nobody else changed nftables since, there is nothing to read again."""
+        program = self._part(want)
         drift = Drift()
         leftovers: tuple[Family, ...] = ()
-        changes = self._applied.changes_to(want.nftables) if self._applied else None
+        changes = self._applied.changes_to(program) if self._applied else None
         if changes is None or (reread and self.disturbed()):
             self._mark = self._driver.mark()
             found = self._driver.read()
-            leftovers = self._driver.kube_proxy() if want.serves else ()
+            leftovers = self._driver.kube_proxy() if want.serves and self._part is of_services else ()
             same = changes is not None and not (changes.made() or changes.swept())
-            changes = changes_from_found(found, want.nftables)
+            changes = changes_from_found(found, program)
             drift = self._drift(found, changes if same else None)
-            self._applied = Applied.of(want.nftables)
-        self._program = want.nftables
+            self._applied = Applied.of(program)
+        self._program = program
         return Pending(
             mechanism=self.name,
             made=changes.made(),
             swept=changes.swept() + len(leftovers),
             make=lambda: self._driver.make(changes),
             sweep=lambda: self._sweep(changes, leftovers),
-            lines=lambda: [*changes_lines(changes, want.nftables), *_leftover_lines(leftovers)],
+            lines=lambda: [*changes_lines(changes, program), *_leftover_lines(leftovers)],
             drift=drift,
         )
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from netplane.programs.iptables import IptablesProgram
+from netplane.programs.network import NetworkProgram
 from netplane.programs.nftables import NftablesProgram
+
+NETWORK_TABLE = "netplane-network"
+"""The nftables table of the Pod network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,8 @@ class Program:
 
     iptables: IptablesProgram = field(default_factory=IptablesProgram)
     nftables: NftablesProgram = field(default_factory=NftablesProgram)
+    network: NetworkProgram = field(default_factory=NetworkProgram)
+    network_rules: NftablesProgram = field(default_factory=lambda: NftablesProgram(table=NETWORK_TABLE))
 
     @property
     def serves(self) -> bool:
