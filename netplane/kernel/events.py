@@ -20,7 +20,7 @@ from netplane.kernel import netlink
 from netplane.kernel.netlink import as_text, each_attribute, messages
 from netplane.model.address import Family
 from netplane.programs import iptables, nftables
-from netplane.programs.program import Program
+from netplane.programs.program import NETWORK_TABLE, Program
 
 _GROUP = 7  # NFNLGRP_NFTABLES
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2
@@ -55,7 +55,7 @@ class Generation(NamedTuple):
 
 def concerns(change: Change, want: Program) -> bool:
     """Whether a change may be one of what is ours, where `want` was applied: all of it is made, all else is swept."""
-    if change.table == nftables.TABLE:
+    if change.table in (nftables.TABLE, NETWORK_TABLE):
         return True
     if change.table == nftables.KUBE_PROXY_TABLE:
         return want.serves

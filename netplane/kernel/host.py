@@ -1,21 +1,24 @@
 """The host: every mechanism of a program, read and applied in one order.
 
-Order between mechanisms is `Host.MECHANISMS` and nowhere else: referents come before references, so making runs
-forward and sweeping backward. Cleaning up is applying the empty program, and changing the backend of a live node is
-applying another one: everything new is made before anything old is swept.
+Order between mechanisms is `SERVICES` and `NETWORK` and nowhere else: referents come before references, so making runs
+forward and sweeping backward. The two do not depend on one another: each is a host of its own. Cleaning up is applying
+the empty program, and changing the backend of a live node is applying another one: everything new is made before
+anything old is swept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
 
 from netplane.closing import Closing
+from netplane.errors import NetplaneError
 from netplane.kernel.iptables_mechanism import IptablesMechanism
 from netplane.kernel.iptables_variants import AUTO
 from netplane.kernel.mechanism import Drift, Mechanism, Pending
-from netplane.kernel.nftables_mechanism import NftablesMechanism
+from netplane.kernel.nftables_mechanism import NftablesMechanism, of_network
 from netplane.kernel.transactions import OwnTransactions
 from netplane.programs.program import Program
 
@@ -42,19 +45,40 @@ class HostOptions:
     """What cannot be found out about a host, or shall not be. `iptables_variant` is one of its module's WISHES."""
 
     iptables_variant: str = AUTO
+    run_directory: Path = Path("/run/netplane")
+    """Where what runs besides us is found again: root's, until the next start of the machine."""
+    state_directory: Path = Path("/var/lib/netplane")
+    """Where keys are: root's, for ever."""
+
+
+Making = Callable[[HostOptions, OwnTransactions], Mechanism]
+
+SERVICES: tuple[Making, ...] = (
+    lambda options, own: IptablesMechanism(options.iptables_variant, own),
+    lambda _, own: NftablesMechanism(own),
+)
+NETWORK: tuple[Making, ...] = (lambda _, own: NftablesMechanism(own, of_network),)
 
 
 class Host(Closing):
-    """The network namespace of the thread that creates it. Used by one thread at a time."""
+    """The network namespace of the thread that creates it. Used by one thread at a time.
 
-    MECHANISMS: ClassVar[tuple[Callable[[HostOptions, OwnTransactions], Mechanism], ...]] = (
-        lambda options, own: IptablesMechanism(options.iptables_variant, own),
-        lambda _, own: NftablesMechanism(own),
-    )
+    Hosts that share `own` are not strangers to one another.
+    """
 
-    def __init__(self, options: HostOptions | None = None) -> None:
-        own = OwnTransactions()
-        self._mechanisms: list[Mechanism] = [mechanism(options or HostOptions(), own) for mechanism in self.MECHANISMS]
+    def __init__(
+        self,
+        options: HostOptions | None = None,
+        mechanisms: tuple[Making, ...] = SERVICES,
+        own: OwnTransactions | None = None,
+    ) -> None:
+        own = own or OwnTransactions()
+        with ExitStack() as made:
+            self._mechanisms: list[Mechanism] = []
+            for mechanism in mechanisms:
+                self._mechanisms.append(mechanism(options or HostOptions(), own))
+                made.callback(self._mechanisms[-1].close)
+            made.pop_all()
 
     def pending(self, want: Program) -> list[Pending]:
         """What `apply` would do, found by reading the kernel; nothing is changed."""
@@ -66,13 +90,14 @@ class Host(Closing):
     def apply(self, want: Program, *, reread: bool, sweep: bool = True) -> Summary:
         """Make the kernel have `want` and, with `sweep`, nothing of ours beyond it.
 
-        Raises KernelError or OwnershipError; the next apply then reads the kernel first. Applying again after
-        any failure converges.
+        A mechanism that fails does not stop those after it, but then nothing is swept. Raises KernelError,
+        OwnershipError or RequirementError, the first there was; the next apply then reads the kernel first. Applying
+        again after any failure converges.
         """
         try:
-            pending = [mechanism.pending(want, reread=reread, sweep=sweep) for mechanism in self._mechanisms]
-            for each in pending:
-                each.make()
+            pending, failed = self._made(want, reread=reread, sweep=sweep)
+            if failed:
+                raise failed[0]
             for each in reversed(pending if sweep else []):
                 each.sweep()
         except BaseException:
@@ -85,6 +110,22 @@ class Host(Closing):
             swept=sum(each.swept for each in pending if sweep),
             drift={each.mechanism: each.drift for each in pending if each.drift},
         )
+
+    def _made(self, want: Program, *, reread: bool, sweep: bool) -> tuple[list[Pending], list[NetplaneError]]:
+        """Read all, then make all that can be made."""
+        pending: list[Pending] = []
+        failed: list[NetplaneError] = []
+        for mechanism in self._mechanisms:
+            try:
+                pending.append(mechanism.pending(want, reread=reread, sweep=sweep))
+            except NetplaneError as error:
+                failed.append(error)
+        for each in pending:
+            try:
+                each.make()
+            except NetplaneError as error:
+                failed.append(error)
+        return pending, failed
 
     def disturbed(self) -> bool:
         """Whether somebody else may have changed what kernel/events.py does not hear of. Cheap; a full apply tells."""
