@@ -19,3 +19,5 @@ class Node:
     zone: str = ""
     labels: frozenset[tuple[str, str]] = frozenset()
     annotations: tuple[tuple[str, str], ...] = ()
+    ready: bool = True
+    """Condition `Ready` is True, or nobody says."""

@@ -12,6 +12,7 @@ from netplane.model.address import IPAddress, IPNetwork, Protocol
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 REMOVED_ENDPOINTS_ANNOTATION = "netplane.dev/removed-endpoints"
+LOAD_BALANCER_ADDRESS_ANNOTATION = "netplane.dev/load-balancer-address"
 DEFAULT_AFFINITY_TIMEOUT = timedelta(seconds=10800)
 
 
@@ -89,8 +90,19 @@ class Ingress:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Load-balancer addresses somebody asks for, at most one of each family, and the field that says so."""
+
+    field: str
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
-    """What a node needs to know of a Service. `cluster_ips` is empty for headless and ExternalName Services."""
+    """What a node needs to know of a Service. `cluster_ips` is empty for headless and ExternalName Services.
+
+    `load_balancer_class` and `asked` only for type LoadBalancer. `created`: 2026-01-31T23:59:59Z, "" if unknown.
+    """
 
     id: ServiceId
     type: ServiceType = ServiceType.CLUSTER_IP
@@ -107,3 +119,6 @@ class Service:
     removed_endpoints: RemovedEndpoints = RemovedEndpoints.KEEP
     selector: tuple[tuple[str, str], ...] = ()
     labels: frozenset[tuple[str, str]] = field(default=frozenset())
+    load_balancer_class: str = ""
+    asked: Asked | None = None
+    created: str = ""

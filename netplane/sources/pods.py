@@ -81,6 +81,7 @@ def node_of(read: wire.Node, name: str, skip: Skip) -> Node:
         zone=shared(dict(labels).get(ZONE_LABEL, "")),
         labels=labels,
         annotations=tuple(sorted(_annotations(read.metadata.annotations or {}))),
+        ready=all(one.status == "True" for one in status.conditions or () if one.type == "Ready"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
@@ -9,7 +10,9 @@ from enum import Enum
 from netplane.model.address import IPAddress
 from netplane.model.service import (
     DEFAULT_AFFINITY_TIMEOUT,
+    LOAD_BALANCER_ADDRESS_ANNOTATION,
     REMOVED_ENDPOINTS_ANNOTATION,
+    Asked,
     Ingress,
     RemovedEndpoints,
     Scope,
@@ -22,6 +25,7 @@ from netplane.sources import fields, wire
 from netplane.sources.fields import Bad, Skip, each
 
 _WITH_NODE_PORTS = (ServiceType.NODE_PORT, ServiceType.LOAD_BALANCER)
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")
 
 
 class _Affinity(Enum):
@@ -61,7 +65,15 @@ def service_of(read: wire.Service, id: ServiceId, skip: Skip) -> Service:
         removed_endpoints=_removed_endpoints(read.metadata.annotations, skip),
         selector=tuple(sorted(fields.labels(spec.selector, "spec.selector"))),
         labels=fields.labels(read.metadata.labels, "metadata.labels"),
+        load_balancer_class=(spec.loadBalancerClass or "") if kind is ServiceType.LOAD_BALANCER else "",
+        asked=_asked(read, spec, skip) if kind is ServiceType.LOAD_BALANCER else None,
+        created=_instant(read.metadata.creationTimestamp),
     )
+
+
+def _instant(text: str | None) -> str:
+    # Only to put Services in an order: what the API server never writes is taken for unknown.
+    return text if text and _INSTANT.match(text) else ""
 
 
 def _ports(spec: wire.ServiceSpec, kind: ServiceType) -> tuple[ServicePort, ...]:
@@ -148,6 +160,22 @@ def _ingress(read: wire.Service, kind: ServiceType, skip: Skip) -> tuple[Ingress
         except Bad as bad:
             skip(bad.field, f"{bad.why}; the entry is ignored")
     return tuple(made.values())
+
+
+def _asked(read: wire.Service, spec: wire.ServiceSpec, skip: Skip) -> Asked | None:
+    """The annotation, else spec.loadBalancerIP. What cannot be used is still asked for: no address is not any."""
+    value = (read.metadata.annotations or {}).get(LOAD_BALANCER_ADDRESS_ANNOTATION)
+    if value is None and not spec.loadBalancerIP:
+        return None
+    field = "spec.loadBalancerIP" if value is None else f"metadata.annotations[{LOAD_BALANCER_ADDRESS_ANNOTATION}]"
+    if value is not None and spec.loadBalancerIP:
+        skip("spec.loadBalancerIP", f"is ignored: the annotation {LOAD_BALANCER_ADDRESS_ANNOTATION} says it too")
+    texts = (spec.loadBalancerIP or "") if value is None else str(value)
+    made = tuple(fields.usable(((field, text.strip()) for text in texts.split(",")), skip))
+    if len({one.version for one in made}) != len(made):
+        skip(field, "has two addresses of one family and is not met; write at most one IPv4 and one IPv6 address")
+        made = ()
+    return Asked(field, made)
 
 
 def _affinity(spec: wire.ServiceSpec) -> timedelta | None:

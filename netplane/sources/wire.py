@@ -33,6 +33,7 @@ class Meta(Wire, frozen=True):
 
     labels: dict[str, Any] | None = None
     annotations: dict[str, Any] | None = None
+    creationTimestamp: str | None = None
     deletionTimestamp: str | None = None
 
 
@@ -73,6 +74,8 @@ class ServiceSpec(Wire, frozen=True):
     ports: list[ServicePort] | None = None
     selector: dict[str, Any] | None = None
     externalIPs: list[str] | None = None
+    loadBalancerIP: str | None = None
+    loadBalancerClass: str | None = None
     loadBalancerSourceRanges: list[str] | None = None
     internalTrafficPolicy: str | None = None
     externalTrafficPolicy: str | None = None
@@ -217,7 +220,7 @@ class PodIP(Wire, frozen=True):
 
 
 class Condition(Wire, frozen=True):
-    """Entry of a Pod's `status.conditions`."""
+    """Entry of `status.conditions` of a Pod or Node."""
 
     type: str | None = None
     status: str | None = None
@@ -257,6 +260,7 @@ class NodeStatus(Wire, frozen=True):
     """A Node's `status`."""
 
     addresses: list[NodeAddress] | None = None
+    conditions: list[Condition] | None = None
 
 
 class Node(Object, frozen=True):
