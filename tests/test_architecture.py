@@ -28,10 +28,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kernel": frozenset({"model", "programs"}),
     # Beside netplane/, not in it. It starts once per container: what it imports is small.
     "cni": frozenset({"model", "programs", "kernel"}),
+    # What is wrong between nodes; cni/doctor is about the Pods of one.
+    "doctor": frozenset({"model", "plan", "programs", "backends", "kernel", "cni"}),
     "agent": frozenset({"model", "plan", "programs", "backends", "sources", "kernel", "cni"}),
     # The lab runs the real agent on real manifests, and shows the rules a packet met.
     "lab": frozenset({"model", "plan", "backends", "sources", "kernel", "cni"}),
-    "cli": frozenset({"model", "plan", "programs", "backends", "sources", "kernel", "agent", "lab", "cni"}),
+    "cli": frozenset({"model", "plan", "programs", "backends", "sources", "kernel", "agent", "lab", "cni", "doctor"}),
     "__main__": frozenset({"cli"}),
     "__init__": frozenset(),
 }

@@ -1,0 +1,59 @@
+"""What on this host would keep Pods of two nodes apart, and how another node is reached. Reads, asks, changes nothing.
+
+Looks at the network namespace of the calling thread. A check is a function from `view.View` to findings (`kernel`,
+`ports`, `others`, `programs`, `peers`); checks do not know each other, and one that cannot run says so. Read `examine`
+first. What keeps the Pods of this one node from working is cni/doctor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from cni.doctor.finding import Finding, Level, warning
+from netplane.doctor import kernel, others, ports, programs
+from netplane.doctor.view import View
+from netplane.errors import one_line
+
+__all__ = ["CHECKS", "Check", "Examined", "Finding", "Level", "View", "examine"]
+
+
+class Check(NamedTuple):
+    """One question about the host."""
+
+    name: str
+    look: Callable[[View], Iterable[Finding]]
+
+
+class Examined(NamedTuple):
+    """What a check found."""
+
+    check: str
+    finding: Finding
+
+
+CHECKS = (
+    Check("network: programs", programs.needed),
+    Check("network: forwarding", kernel.forwarding),
+    Check("network: reverse path", kernel.reverse_path),
+    Check("network: bridged packets", kernel.bridged_packets),
+    Check("network: packet size", kernel.packet_size),
+    Check("network: UDP port", ports.taken),
+    Check("network: firewall", ports.filtered),
+    Check("network: routes", others.routes),
+    Check("network: other plugins", others.leftovers),
+    Check("network: other plugins' rules", others.rules),
+)
+
+
+def examine(view: View) -> list[Examined]:
+    """What all checks found, in their order. Never raises what a check raises."""
+    return [Examined(check.name, finding) for check in CHECKS for finding in _looked(check, view)]
+
+
+def _looked(check: Check, view: View) -> list[Finding]:
+    try:
+        return [*check.look(view)]
+    except Exception as failure:  # a host that is broken in a way nobody thought of is what this is for
+        said = one_line(f"could not be looked at: {failure or type(failure).__name__}")
+        return [warning(said, "this check says nothing about the host", "read the line above; then ask again")]
