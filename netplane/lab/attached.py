@@ -14,8 +14,7 @@ from typing import Any
 from cni.attachment import AttachmentId, link_name
 from cni.config import Mode, PortMapping
 from cni.plan import NEXT_HOPS
-from netplane.errors import InputError
-from netplane.lab.topology import Attach, NodeHost, PodHost, Topology, host_network
+from netplane.lab.topology import Attach, NodeHost, PodHost, Topology, Unsuitable, host_network
 from netplane.model.address import IPAddress, IPNetwork, family_of
 from netplane.model.pod import PodId
 
@@ -42,7 +41,7 @@ class PluginOptions:
         return bool(self.options.get("snat", True))
 
 
-class NotForThePlugin(InputError):
+class NotForThePlugin(Unsuitable):
     """A case that needs pods the plugin does not make, and why."""
 
 
@@ -76,7 +75,8 @@ def attached(wiring: Topology) -> Topology:
 
 def cluster_networks(wiring: Topology) -> tuple[IPNetwork, ...]:
     """Where pods keep their address: everything that is part of the cluster."""
-    found = [route.to for route in wiring.routes]
+    found = [network for node in wiring.nodes.values() for network in node.ranges]
+    found += (route.to for route in wiring.routes)
     found += (host_network(link) for node in wiring.nodes.values() for link in node.links)
     return tuple(dict.fromkeys(found))
 

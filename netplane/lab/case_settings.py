@@ -1,4 +1,5 @@
-"""`settings.yaml` of a case: the agent's options, the node that `plan.txt` is about, how and by whom pods are attached.
+"""`settings.yaml` of a case: the agent's options, the node that `plan.txt` is about, how and by whom pods are attached,
+and by what network they reach each other.
 
 node: n2
 attach: routed
@@ -6,6 +7,8 @@ local: interface-prefix=np
 node-ports: [192.0.2.0/24, "2001:db8::/64"]
 masquerade-all: true
 cni: {ipMasq: false}
+network: {mode: vxlan, cluster-ranges: [10.244.0.0/16]}
+subnets: {n3: b}
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from pathlib import Path
 
 from netplane.errors import InputError, one_line
 from netplane.lab.attached import PluginOptions
+from netplane.lab.networked import PodNetworkOptions
 from netplane.lab.topology import Attach
 from netplane.plan.settings import Settings
 from netplane.sources.documents import BadText, documents_of
+from netplane.sources.network_options import network_settings
 from netplane.sources.options import settings_of
 
 SETTINGS_FILE = "settings.yaml"
@@ -43,6 +48,8 @@ class CaseSettings:
     plugin: PluginOptions | None = None
     attach_is_said: bool = False
     """Whether the case itself says how its pods are attached."""
+    network: PodNetworkOptions | None = None
+    """The case is about this Pod network."""
 
 
 def read_settings(path: Path, attach: Attach = Attach.BRIDGE) -> CaseSettings:
@@ -70,11 +77,24 @@ def read_settings(path: Path, attach: Attach = Attach.BRIDGE) -> CaseSettings:
 def _settings(found: dict[str, object], attach: Attach) -> CaseSettings:
     node = str(found.pop("node", FIRST_NODE))
     plugin = _plugin(found.pop("cni")) if "cni" in found else None
+    network = _network(found)
     said = "attach" in found
     word = str(found.pop("attach", attach.value))
     if word not in {each.value for each in Attach}:
         raise InputError(f"attach: {word!r} is not one of {', '.join(each.value for each in Attach)}")
-    return CaseSettings(settings_of(found), node, Attach(word), tuple(_words(found)), plugin, said)
+    return CaseSettings(settings_of(found), node, Attach(word), tuple(_words(found)), plugin, said, network)
+
+
+def _network(found: dict[str, object]) -> PodNetworkOptions | None:
+    subnets = found.pop("subnets", {})
+    words = found.pop("network", "none")
+    if not isinstance(subnets, Mapping):
+        raise InputError("subnets: write `node: name`, for each node that is not in subnet a")
+    if words == "none":
+        if subnets:
+            raise InputError("subnets: only a `network` reaches from one to another; say which")
+        return None
+    return PodNetworkOptions(network_settings(words), words, {str(node): str(name) for node, name in subnets.items()})
 
 
 def _plugin(value: object) -> PluginOptions:

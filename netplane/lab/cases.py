@@ -3,7 +3,7 @@
     tests/cases/<situation>/
         cluster.yaml     manifests; any number of files
         packets.txt      one probe per line: FROM PROTOCOL DESTINATION -> OUTCOME
-        settings.yaml    optional: the options of the agent, `node`, `attach` and `cni`
+        settings.yaml    optional: the options of the agent, `node`, `attach`, `cni`, `network` and `subnets`
 
 Reading a case touches nothing but its files.
 """
@@ -11,7 +11,7 @@ Reading a case touches nothing but its files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,11 +19,12 @@ from pathlib import Path
 from netplane.errors import InputError, Problem
 from netplane.lab.attached import NotForThePlugin, PluginOptions, attached, cluster_networks
 from netplane.lab.case_settings import SETTINGS_FILE, CaseSettings, read_settings
+from netplane.lab.networked import PodNetworkOptions, keeps_source, networked
 from netplane.lab.outcome import WORDS, Arrival, Named, Reaches
 from netplane.lab.pod_network import PodNetwork
 from netplane.lab.probe import FromNode, FromOutside, FromPod, Oracles, Probe, Sender, usual_source
 from netplane.lab.topology import Attach, Topology, topology
-from netplane.model.address import IPAddress, Protocol, family_of
+from netplane.model.address import IPAddress, IPNetwork, Protocol, family_of
 from netplane.model.pod import PodId
 from netplane.model.snapshot import Snapshot
 from netplane.plan.node import plan_node
@@ -37,6 +38,9 @@ _SENDER = re.compile(r"(?P<kind>pod|node|outside\s+via)\s+(?P<name>\S+)(?:\s+fro
 _DESTINATION = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d+)")
 _REMARK = re.compile(r"\s*\([^)]*\)\s*$")
 _TARGET = re.compile(r"(?P<name>(?:node\s+)?\S+)(?P<masqueraded>\s+masqueraded)?")
+Network = Callable[[Sequence[str]], PodNetworkOptions]
+"""The Pod network of a cluster with these nodes."""
+
 _SHAPE = "write FROM PROTOCOL DESTINATION -> OUTCOME, e.g. pod web-1 tcp 10.96.0.10:80 -> web-1 masqueraded, web-2"
 
 
@@ -60,6 +64,8 @@ class Case:
     settings: CaseSettings
     topology: Topology
     lines: tuple[Line, ...] = ()
+    network: PodNetworkOptions | None = None
+    """How pods of one node reach those of another; None: by routes of the lab's own."""
 
     @property
     def name(self) -> str:
@@ -76,29 +82,40 @@ class Case:
         return self.settings.plugin or PluginOptions()
 
     def oracles(self) -> Oracles:
-        """The oracles of all nodes: for what the lines say. Where the case is about it, the plugin has a say in it."""
-        return Oracles(self.plans(), self.topology, self._pod_network() if self.settings.plugin else None)
+        """The oracles of all nodes: for what the lines say. Plugin and network have a say if the case is about them."""
+        plugin, network = self.settings.plugin is not None, self.settings.network is not None
+        return Oracles(self.plans(), self.topology, self._pod_network(plugin=plugin, network=network))
 
     def whole_oracles(self) -> Oracles:
-        """The oracles of all nodes: for what is seen. The plugin has a say in it if it attaches the pods."""
-        return Oracles(self.plans(), self.topology, self._pod_network() if self.topology.plugin else None)
+        """The oracles of all nodes: for what is seen. The plugin has a say in it if it attaches the pods, and the Pod
+        network if there is one.
+        """
+        plugin, network = self.topology.plugin, self.network is not None
+        return Oracles(self.plans(), self.topology, self._pod_network(plugin=plugin, network=network))
 
-    def _pod_network(self) -> PodNetwork:
-        plugin = self.plugin
-        networks = cluster_networks(self.topology)
-        return PodNetwork(self.topology, networks, masquerade=plugin.masquerade, snat=plugin.snat)
+    def _pod_network(self, *, plugin: bool, network: bool) -> PodNetwork | None:
+        if not plugin and not network:
+            return None
+        keeps: list[tuple[IPNetwork, ...]] = []
+        if plugin and self.plugin.masquerade:
+            keeps.append(cluster_networks(self.topology))
+        if network and self.network and self.network.settings.masquerade:
+            keeps.append(keeps_source(self.topology, self.network.settings))
+        return PodNetwork(self.topology, keeps, snat=self.plugin.snat, host_ports=plugin)
 
 
-def load_case(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False) -> Case:
-    """Read a case. Raises InputError, with file and line, for anything that cannot be understood; NotForThePlugin.
+def load_case(
+    folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False, network: Network | None = None
+) -> Case:
+    """Read a case. Raises InputError, with file and line, for anything that cannot be understood; Unsuitable.
 
-    `attach` is for cases that do not say how their pods are attached; with `plugin`, or if the case is about it, the
-    CNI plugin does it.
+    `attach` and `network` are for cases that do not say how their pods are attached and reach each other; with
+    `plugin`, or if the case is about it, the CNI plugin attaches them.
     """
     packets = folder / PACKETS_FILE
     if not packets.is_file():
         raise InputError(f"{packets}: does not exist; a case needs one")
-    case = load_cluster(folder, attach=attach, plugin=plugin)
+    case = load_cluster(folder, attach=attach, plugin=plugin, network=network)
     lines = tuple(_lines(packets, case.topology))
     if case.topology.plugin:
         for line in lines:
@@ -106,7 +123,9 @@ def load_case(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = Fa
     return replace(case, lines=lines)
 
 
-def load_cluster(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False) -> Case:
+def load_cluster(
+    folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool = False, network: Network | None = None
+) -> Case:
     """A case without its packets: any folder of manifests will do. Raises InputError."""
     settings = read_settings(folder / SETTINGS_FILE, attach)
     loaded = load(folder)
@@ -117,9 +136,12 @@ def load_cluster(folder: Path, *, attach: Attach = Attach.BRIDGE, plugin: bool =
         raise InputError(f"{folder}: {error}") from None
     if settings.node not in wiring.nodes:
         raise InputError(f"{folder / SETTINGS_FILE}: node {settings.node!r}: the manifests have no such Node")
+    chosen = settings.network or (network(sorted(wiring.nodes)) if network else None)
+    if chosen:
+        wiring = networked(wiring, chosen)
     if plugin or settings.plugin is not None:
         wiring = attached(wiring)
-    return Case(folder, loaded.snapshot, problems, settings, wiring)
+    return Case(folder, loaded.snapshot, problems, settings, wiring, network=chosen)
 
 
 def find_cases(paths: list[Path]) -> list[Path]:

@@ -7,31 +7,31 @@ from contextlib import ExitStack
 from ipaddress import ip_network
 
 from netplane.closing import Closing
-from netplane.kernel import links, sysctls
+from netplane.kernel import link_orders, links, sysctls
 from netplane.kernel.links import Links, Order, Peer
 from netplane.kernel.netns import Namespace
 from netplane.lab.topology import (
     GATEWAYS,
-    LINK_NETWORKS,
-    OUTSIDE_ADDRESSES,
     Attach,
     NodeHost,
     PodHost,
     Topology,
+    subnet,
 )
 from netplane.model.address import Family, family_of
 
 CARRIER_SECONDS = 20.0
-UNDERLAY = "underlay"
 BRIDGE = "cni0"
 
 _UPLINK = 2  # index of eth0, everywhere
-_BRIDGE = 3
-_FIRST_PORT = 10
+_BRIDGE = 3  # and of the first underlay; the others follow
+_FIRST_PORT = 30
 _EVERYTHING = {Family.IPV4: ip_network("0.0.0.0/0"), Family.IPV6: ip_network("::/0")}
 _MAC = b"\x02\x6e\x70\0\0\0"  # locally administered; one per bridge, and no two bridges share a segment
+ROUTER_TABLE = 90
+"""Where the outside looks for what it only passes on: from one subnet to another, and to what BGP tells it."""
 _ANY_TABLE, _VIA_TABLE = 100, 200
-_ANY_PRIORITY, _VIA_PRIORITY = 10, 20
+_ROUTER_PRIORITY, _ANY_PRIORITY, _VIA_PRIORITY = 5, 10, 20
 
 _UNLIMITED_ERRORS = {
     # A refusal must always be heard: no limit on ICMP errors.
@@ -69,6 +69,12 @@ _OUTSIDE = {
     "net/bridge/bridge-nf-call-iptables": 0,
     "net/bridge/bridge-nf-call-ip6tables": 0,
 }
+_ROUTER = {
+    "net/ipv4/ip_forward": 1,
+    "net/ipv6/conf/all/forwarding": 1,
+    "net/ipv4/conf/all/send_redirects": 0,
+    "net/ipv4/conf/default/send_redirects": 0,
+}
 _BRIDGED = {
     # Without it a reply between two pods on one bridge would pass below the address translation.
     "net/bridge/bridge-nf-call-iptables": 1,
@@ -101,7 +107,8 @@ class Lab(Closing):
         self._made.close()
 
     def _bring_up(self) -> None:
-        self.outside.run(lambda: sysctls.write({**_EVERYWHERE, **_OUTSIDE}))
+        router = _ROUTER if self.topology.networked else {}
+        self.outside.run(lambda: sysctls.write({**_EVERYWHERE, **_OUTSIDE, **router}))
         bridged = _BRIDGED if self.topology.attach is Attach.BRIDGE else {}
         for node in self.nodes.values():
             node.run(lambda: sysctls.write({**_EVERYWHERE, **_NODE, **bridged}))
@@ -115,50 +122,77 @@ class Lab(Closing):
         self._wait_for_carrier()
 
     def _underlay(self) -> Iterator[Order]:
-        """The bridge, a cable to each node, a route to everything behind one, and the rest of the internet."""
+        """The bridges, a cable to each node, a route to everything behind one, and the rest of the internet."""
         topology = self.topology
         yield links.up(links.LOOPBACK)
-        yield links.bridge(UNDERLAY, _BRIDGE, _MAC)
-        for index, name in enumerate(topology.nodes):
-            yield links.veth(f"to-{index}", _FIRST_PORT + index, Peer("eth0", _UPLINK, self.nodes[name].fd), _BRIDGE)
-        for own, network in zip(OUTSIDE_ADDRESSES, LINK_NETWORKS, strict=True):
-            yield links.address(own, network.prefixlen, _BRIDGE)
+        for each in topology.subnets():
+            yield links.bridge(each.bridge, _BRIDGE + each.number, _MAC[:-1] + bytes((each.number,)))
+        for index, node in enumerate(topology.nodes.values()):
+            peer = Peer("eth0", _UPLINK, self.nodes[node.name].fd)
+            yield links.veth(f"to-{index}", _FIRST_PORT + index, peer, _BRIDGE + node.subnet)
+            if topology.underlay_mtu:
+                yield link_orders.change(_FIRST_PORT + index, link_orders.mtu(topology.underlay_mtu))
+        for each in topology.subnets():
+            for own, network in zip(each.router, each.networks, strict=True):
+                yield links.address(own, network.prefixlen, _BRIDGE + each.number)
         for family, everything in _EVERYTHING.items():
             yield links.local_route(everything, _ANY_TABLE)
-            yield links.rule_for_link(family, UNDERLAY, _ANY_TABLE, _ANY_PRIORITY)
+            for each in topology.subnets():
+                yield links.rule_for_link(family, each.bridge, _ANY_TABLE, _ANY_PRIORITY + each.number)
             for mark, node in self.marks():
-                yield links.route(everything, _BRIDGE, node.link(family), _VIA_TABLE + mark)
+                yield links.route(everything, _BRIDGE + node.subnet, node.link(family), _VIA_TABLE + mark)
                 yield links.rule_for_mark(family, mark, _VIA_TABLE + mark, _VIA_PRIORITY)
-        yield from self._ways("", _BRIDGE)
+        for way in topology.routes:
+            to = topology.nodes[way.node]
+            yield links.route(way.to, _BRIDGE + to.subnet, to.link(family_of(way.to)))
         for node in topology.nodes.values():
             for client in node.clients:
                 yield links.address(client, client.max_prefixlen, _BRIDGE, preferred=False)
+        if topology.networked:
+            yield from self._router()
+
+    def _router(self) -> Iterator[Order]:
+        """What comes from one subnet and is for nodes of any goes there: the outside does not take it for its own."""
+        for each in self.topology.subnets():
+            for family in Family:
+                yield links.rule_for_link(family, each.bridge, ROUTER_TABLE, _ROUTER_PRIORITY)
+            for network in each.networks:
+                yield links.route(network, _BRIDGE + each.number, table=ROUTER_TABLE)
+        for way in self.topology.routes:
+            to = self.topology.nodes[way.node]
+            yield links.route(way.to, _BRIDGE + to.subnet, to.link(family_of(way.to)), ROUTER_TABLE)
 
     def marks(self) -> Iterator[tuple[int, NodeHost]]:
         """Each node with the mark that makes the outside client send via it."""
         return ((number, node) for number, node in enumerate(self.topology.nodes.values(), 1))
 
-    def _ways(self, own: str, link: int) -> Iterator[Order]:
-        """Routes to what is behind the nodes, for everyone on the underlay but the node itself."""
-        for each in self.topology.routes:
-            if each.node != own:
-                yield links.route(each.to, link, self.topology.nodes[each.node].link(family_of(each.to)))
-
     def _node(self, node: NodeHost) -> Iterator[Order]:
+        here = subnet(node.subnet)
         yield from _own_links()
-        for own, network in zip(node.links, LINK_NETWORKS, strict=True):
+        if self.topology.underlay_mtu:
+            yield link_orders.change(_UPLINK, link_orders.mtu(self.topology.underlay_mtu))
+        for own, network in zip(node.links, here.networks, strict=True):
             yield links.address(own, network.prefixlen, _UPLINK)
         for own in node.addresses:  # after the link address, so that masquerading chooses that one
             yield links.address(own, own.max_prefixlen, _UPLINK, preferred=False)
-        for outside in OUTSIDE_ADDRESSES:
+        for outside in here.router:
             yield links.route(_EVERYTHING[family_of(outside)], _UPLINK, outside)
-        yield from self._ways(node.name, _UPLINK)
+        yield from self._ways(node)
         if self.topology.plugin:
             return
         if self.topology.attach is Attach.BRIDGE:
             yield from self._bridge(node)
         for index, pod in enumerate(self.topology.pods_of(node.name), _FIRST_PORT):
             yield from self._cable(pod, index)
+
+    def _ways(self, node: NodeHost) -> Iterator[Order]:
+        """Routes to what is behind the other nodes of its subnet, or, with a Pod network, to their own addresses."""
+        for each in self.topology.routes:
+            there = self.topology.nodes[each.node]
+            if each.node != node.name and there.subnet == node.subnet:
+                # With a Pod network they are on-link, as addresses of nodes are; else behind their link addresses.
+                via = None if self.topology.networked else there.link(family_of(each.to))
+                yield links.route(each.to, _UPLINK, via)
 
     def _bridge(self, node: NodeHost) -> Iterator[Order]:
         yield links.bridge(BRIDGE, _BRIDGE, _MAC)
@@ -180,7 +214,8 @@ class Lab(Closing):
 
     def _wait_for_carrier(self) -> None:
         outside = [f"to-{index}" for index in range(len(self.nodes))]
-        _wait(self.outside, [UNDERLAY, *outside])
+        used = {subnet(node.subnet).bridge for node in self.topology.nodes.values()}
+        _wait(self.outside, [*used, *outside])
         for namespace in self.nodes.values():
             _wait(namespace, ["eth0"])
         if not self.topology.plugin:

@@ -10,6 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -81,8 +82,14 @@ def udp_in_fragments(flow: Flow, payload: bytes, size: int) -> list[bytes]:
     return [bytes(piece) for piece in inet6.fragment6(whole, size + 40 + 8 + 8)]
 
 
-def send(namespace: Namespace, packets: Sequence[bytes]) -> None:
-    """Send IP packets from a namespace, as its routes say."""
+def ethernet(source: bytes, destination: bytes, packet: bytes) -> bytes:
+    """An IP packet in an Ethernet frame."""
+    kind = 0x0800 if packet[0] >> 4 == 4 else _IPV6
+    return destination + source + kind.to_bytes(2, "big") + packet
+
+
+def send(namespace: Namespace, packets: Sequence[bytes], *, may_be_refused: bool = False) -> None:
+    """Send IP packets from a namespace, as its routes say. OSError if the kernel refuses to, unless it may."""
     for packet in packets:
         version = packet[0] >> 4
         to = packet[16:20] if version == 4 else packet[24:40]
@@ -92,7 +99,8 @@ def send(namespace: Namespace, packets: Sequence[bytes]) -> None:
             with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as made:
                 made.sendto(packet, (to, 0))
 
-        namespace.run(work)
+        with suppress(OSError) if may_be_refused else nullcontext():
+            namespace.run(work)
 
 
 def wait_for(tap: socket.socket, wanted: Callable[[Frame], bool], number: int = 1) -> list[Frame]:
@@ -100,14 +108,22 @@ def wait_for(tap: socket.socket, wanted: Callable[[Frame], bool], number: int = 
     found: list[Frame] = []
     deadline = time.monotonic() + _CAPTURE_SECONDS
     while len(found) < number:
-        ready, _, _ = select.select([tap], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        frame = first_on(tap, wanted, max(0.0, deadline - time.monotonic()))
+        if frame is None:
             said = f"{len(found)} of {number} frames within {_CAPTURE_SECONDS:g} s"
             raise KernelError(mechanism="lab", doing="capture", said=said)
+        found.append(frame)
+    return found
+
+
+def first_on(tap: socket.socket, wanted: Callable[[Frame], bool], seconds: float) -> Frame | None:
+    """The first IP frame on a tap that is `wanted`, None if there is none within this time."""
+    deadline = time.monotonic() + seconds
+    while select.select([tap], [], [], max(0.0, deadline - time.monotonic()))[0]:
         frame = dissect(tap.recv(_SNAP))
         if frame is not None and wanted(frame):
-            found.append(frame)
-    return found
+            return frame
+    return None
 
 
 def dissect(raw: bytes) -> Frame | None:

@@ -1,6 +1,7 @@
-"""What the CNI plugin's rules do to packets on a node: host ports, and masquerade towards the outside. Pure.
+"""What the rules of the CNI plugin and of the Pod network do to packets on a node: host ports, and masquerade towards
+the outside. Pure.
 
-Said again by the lab, so that the plugin is not compared with itself. A host port is looked at after the Services: on
+Said again by the lab, so that neither is compared with itself. A host port is looked at after the Services: on
 every address of the node, loopback too, it leads to the pod's port. The pod sees its client, unless its answer would
 not come back through the node: a client at a loopback address, in the same network of the bridge, or the pod itself.
 """
@@ -20,19 +21,21 @@ from netplane.plan.plan import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class PodNetwork:
-    """The rules of the plugin on all nodes of a lab. `networks` are the cluster's: pods keep their address there."""
+    """These rules on all nodes of a lab. `keeps`: one list of networks for each who masquerades: pods keep their
+    address where all of them say so. Host ports are the plugin's.
+    """
 
     topology: Topology
-    networks: Sequence[IPNetwork]
-    masquerade: bool = True
+    keeps: Sequence[Sequence[IPNetwork]]
     snat: bool = True
+    host_ports: bool = True
 
     def host_port(self, node: NodeHost, probe: Probe) -> Decision | None:
         """Where a host port of `node` leads a packet that is addressed to it; None if there is none.
 
         `::1` does not work: the kernel takes no answer to it from another link (IPv6 has no route_localnet).
         """
-        if probe.destination.version == 6 and probe.destination.is_loopback:
+        if not self.host_ports or (probe.destination.version == 6 and probe.destination.is_loopback):
             return None
         for pod, mapping in sorted(self._mappings(node, probe), key=lambda each: _everywhere(each[1])):
             address = next(each for each in pod.addresses if each.version == probe.destination.version)
@@ -44,7 +47,7 @@ class PodNetwork:
     def leaving(self, node: NodeHost, probe: Probe, decision: Decision) -> Decision:
         """A decision, with masquerade where the packet of a pod leaves its node for somewhere outside the cluster."""
         outcome = decision.outcome
-        if not self.masquerade or not isinstance(probe.sender, FromPod) or probe.protocol is None:
+        if not self.keeps or not isinstance(probe.sender, FromPod) or probe.protocol is None:
             return decision
         if isinstance(outcome, Untouched):
             if not self._leaves(node, probe.destination):
@@ -60,7 +63,7 @@ class PodNetwork:
         return replace(outcome, to=tuple(map(Delivery, (to.endpoint for to in outcome.to), masqueraded)))
 
     def _leaves(self, node: NodeHost, to: IPAddress) -> bool:
-        return not node.owns(to) and not any(to in network for network in self.networks)
+        return not node.owns(to) and not all(any(to in network for network in kept) for kept in self.keeps)
 
     def _mappings(self, node: NodeHost, probe: Probe) -> Iterator[tuple[PodHost, PortMapping]]:
         for pod in self.topology.pods_of(node.name):

@@ -12,6 +12,9 @@ A node's InternalIP is on `eth0` *besides* its link address, and neighbours rout
 link address, a host process uses the InternalIP: so it shows whether a packet of the node was masqueraded.
 
 "outside" has every address that nobody else has: what netplane leaves alone and the routes send away, it answers.
+
+In a lab with a Pod network (`networked.py`) nobody is given routes to Pods, and there may be several subnets: then
+"outside" is the router between their bridges, `underlay`, `underlay1`, ...
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 
 from cni.config import PortMapping
 from netplane.errors import InputError
@@ -36,6 +40,28 @@ CLIENT_NETWORKS = (ip_network("198.18.1.0/24"), ip_network("fd00:198:18:1::/64")
 GATEWAYS = (ip_address("169.254.1.1"), ip_address("fe80::1"))
 """The next hop of pods whose address is in no pod range of their node."""
 _FIRST = 11
+
+
+class Subnet(NamedTuple):
+    """One of the underlay's bridges, and the addresses that are directly on it. `router` is the outside's."""
+
+    number: int
+    bridge: str
+    networks: tuple[IPNetwork, ...]
+    router: tuple[IPAddress, ...]
+
+    def node(self, index: int) -> tuple[IPAddress, ...]:
+        """The link addresses of the node with this index."""
+        return tuple(network[_FIRST + index] for network in self.networks)
+
+
+def subnet(number: int) -> Subnet:
+    """The subnet with this number, from 0: 198.18.0.0/24, then 198.18.11.0/24 (fd00:198:18:b::/64), .12.0/24, ..."""
+    if not number:
+        return Subnet(0, "underlay", LINK_NETWORKS, OUTSIDE_ADDRESSES)
+    at = 10 + number
+    networks = (ip_network(f"198.18.{at}.0/24"), ip_network(f"fd00:198:18:{at:x}::/64"))
+    return Subnet(number, f"underlay{number}", networks, tuple(network[1] for network in networks))
 
 
 class Attach(Enum):
@@ -80,6 +106,9 @@ class NodeHost:
     ports: Mapping[Port, PodId] = field(default_factory=dict)
     next_hops: tuple[IPAddress, ...] = GATEWAYS
     """Addresses it has only because pods use them as next hop."""
+    subnet: int = 0
+    inner: tuple[IPAddress, ...] = ()
+    """Its addresses on an overlay of the Pod network."""
 
     def source(self, family: Family) -> IPAddress:
         """What a process of this node uses as its address: the InternalIP if there is one of the family."""
@@ -87,7 +116,7 @@ class NodeHost:
 
     def local(self) -> frozenset[IPAddress]:
         """Every address of the node but loopback."""
-        return frozenset((*self.addresses, *self.links, *self.gateways, *self.next_hops))
+        return frozenset((*self.addresses, *self.links, *self.gateways, *self.next_hops, *self.inner))
 
     def owns(self, address: IPAddress) -> bool:
         """Whether packets to `address` end at this node, loopback included."""
@@ -116,6 +145,14 @@ class Topology:
     routes: tuple[Route, ...]
     plugin: bool = False
     """Pods are attached by the CNI plugin of their node, not by cables of the lab's own."""
+    networked: bool = False
+    """netplane makes the way between Pods of different nodes: `routes` has none to them."""
+    underlay_mtu: int = 0
+    """In bytes, of the links between nodes; 0: the kernel's usual 1500. Links of pods have that anyway."""
+
+    def subnets(self) -> tuple[Subnet, ...]:
+        """The subnets there are nodes in, and the first one, in order."""
+        return tuple(map(subnet, sorted({0, *(node.subnet for node in self.nodes.values())})))
 
     def pods_of(self, node: str) -> Iterator[PodHost]:
         """The pods on `node`, in order of their links."""
@@ -136,6 +173,10 @@ class Topology:
         if node := self.node_at(address):
             return str(node.ports[port]) if port in node.ports else f"node {node.name}"
         return "outside"
+
+
+class Unsuitable(InputError):
+    """A case that cannot be made in the way that was asked for, and why."""
 
 
 def first(family: Family, addresses: Iterable[IPAddress]) -> IPAddress:
@@ -207,7 +248,7 @@ def _node_host(
     return NodeHost(
         name=node.name,
         addresses=node.addresses,
-        links=tuple(network[_FIRST + index] for network in LINK_NETWORKS),
+        links=subnet(0).node(index),
         gateways=tuple(_gateways(node)) if attach is Attach.BRIDGE else (),
         clients=tuple(network[_FIRST + index] for network in CLIENT_NETWORKS),
         ranges=node.pod_ranges,
