@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -160,13 +162,26 @@ class Member(Closing):
         return made
 
     def pid(self) -> int:
-        return int((self.folder / "bird.pid").read_text())
+        """Of the one bird of this folder."""
+        found = self.namespace.run(lambda: bird_process.find(self.folder, everywhere=True))
+        assert found
+        found.close()
+        return found.pid
 
-    def speak_by_hand(self, text: str) -> None:
-        """bird with this configuration and nothing of netplane's."""
+    def speak_by_hand(self, text: str, *, recover: bool = False) -> None:
+        """bird with this configuration and nothing of netplane's. `recover`: as if it had never been away."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "bird.conf").write_text(text)
-        self.namespace.run(lambda: bird_process.start(self.folder, recover=False).close())
+        self.namespace.run(lambda: bird_process.start(self.folder, recover=recover).close())
+
+    def socket(self, address: IPAddress, port: int = 0) -> socket.socket:
+        """A socket for UDP at this address."""
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        made = self.namespace.run(lambda: socket.socket(family, socket.SOCK_DGRAM))
+        self.left.callback(made.close)
+        made.bind((str(address), port))
+        made.settimeout(0.2)
+        return made
 
     def close(self) -> None:
         self.left.close()
@@ -175,6 +190,17 @@ class Member(Closing):
                 process.kill()
                 process.close()
         self.namespace.close()
+
+
+def reaches(sender: socket.socket, receiver: socket.socket) -> bool:
+    """Whether a packet arrives, with the address it was sent from."""
+    token = secrets.token_bytes(8)
+    try:
+        sender.sendto(token, receiver.getsockname()[:2])
+        got, source = receiver.recvfrom(100)
+    except OSError:
+        return False
+    return (got, source[:2]) == (token, sender.getsockname()[:2])
 
 
 class Wire(Closing):
@@ -208,7 +234,9 @@ class Wire(Closing):
         self._words(
             namespace,
             "ip link set lo up",
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.fib_multipath_hash_policy=1",
+            # Flows, not pairs of addresses, are spread over several next hops.
+            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.fib_multipath_hash_policy=1 "
+            "net.ipv6.fib_multipath_hash_policy=1",
             f"ip address add {FOUR.format(number)}/24 dev eth0",
             f"ip address add {SIX.format(number)}/64 dev eth0 nodad",
             "ip link set eth0 up",
