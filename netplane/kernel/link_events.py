@@ -24,7 +24,7 @@ LINKS, ADDRESSES, ROUTES = (1,), (5, 9), (7, 11)
 """Groups to join: RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR and _IPV6_IFADDR, RTNLGRP_IPV4_ROUTE and _IPV6_ROUTE."""
 
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_ATTACH_FILTER, _RECEIVE_BUFFER = 26, 1 << 20
+_ATTACH_FILTER, _RECEIVE_BUFFER_FORCED, _RECEIVE_BUFFER = 26, 33, 1 << 20
 _DATAGRAM = 1 << 16
 _AT_ONCE = 1024
 _HEADER = 16
@@ -53,13 +53,19 @@ def kind(number: int) -> Is:
 
 
 class LinkEvents(Closing):
-    """Listens in the network namespace of the thread that makes it, to `groups`, to what `rules` let pass."""
+    """Listens in the network namespace of the thread that makes it, to `groups`, to what `rules` let pass.
 
-    def __init__(self, groups: Sequence[int], rules: Sequence[Rule]) -> None:
+    `buffer`: bytes of what may wait to be read; a message takes about a thousand. What is beyond that is lost.
+    """
+
+    def __init__(self, groups: Sequence[int], rules: Sequence[Rule], buffer: int = _RECEIVE_BUFFER) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, netlink.ROUTE
         )
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _RECEIVE_BUFFER_FORCED, buffer)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         self.filter(rules)
         self._socket.bind((0, 0))  # whoever has no address of its own is passed over
         for group in groups:

@@ -34,6 +34,8 @@ _UNICAST, _LOCAL, _FOREVER = 1, 2, 0xFFFFFFFF
 _STATIC, _TO_TABLE = 4, 1
 _SCOPE_LINK, _SCOPE_HOST = 253, 254
 _POLL_SECONDS = 0.001
+_ASKED_AT_ONCE = 512
+"""Questions whose answers fit into the socket's buffer: the kernel takes a page or two for each."""
 
 _LINK = struct.Struct("=BBHiII")
 _ADDRESS = struct.Struct("=BBBBI")
@@ -149,8 +151,9 @@ def neighbour(to: IPAddress, mac: bytes, index: int) -> Order:
 class Links(Closing):
     """The links of the namespace of the thread that creates this; for any thread, and several. Close it when done."""
 
-    def __init__(self) -> None:
-        self._netlink = NetlinkSocket(netlink.ROUTE, "links")
+    def __init__(self, *, strict: bool = False) -> None:
+        """`strict`: see NetlinkSocket."""
+        self._netlink = NetlinkSocket(netlink.ROUTE, "links", strict=strict)
         self._lock = threading.Lock()
 
     def carry_out(self, orders: Sequence[Order]) -> None:
@@ -174,6 +177,20 @@ class Links(Closing):
         """The answers to a question (`netlink.NetlinkSocket.ask`)."""
         with self._lock:
             return self._netlink.ask(request, doing)
+
+    def ask_all(self, requests: Sequence[Request], doing: str) -> list[bytes | None]:
+        """The one answer to each of many questions, asked in few writes; None where the kernel refuses one."""
+        found: list[bytes | None] = []
+        for start in range(0, len(requests), _ASKED_AT_ONCE):
+            *others, last = requests[start : start + _ASKED_AT_ONCE]
+            with self._lock:
+                refusals, told = self._netlink.exchange([*others, acknowledged(last)])
+            refused = {refusal.position for refusal in refusals}
+            if len(refused) + len(told) != len(others) + 1:
+                raise KernelError(mechanism="links", doing=doing, said="not one answer to each question")
+            answers = iter(told)
+            found += (None if at in refused else next(answers).payload for at in range(len(others) + 1))
+        return found
 
     def dump(self, request: Request, doing: str) -> list[bytes]:
         """All there is of something (`netlink.NetlinkSocket.dump`)."""

@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from netplane.closing import Closing
@@ -28,7 +29,7 @@ _ANSWER_HAS_WORDS = 0x200
 _ERROR, _DONE = 2, 3
 
 _TRUNCATED = int(socket.MSG_TRUNC)  # an enum takes a microsecond for each datagram
-_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE, _SO_NETNS_COOKIE = 32, 33, 71
 _RECEIVE_BUFFER = 8 << 20
 _DATAGRAM = 1 << 16  # the kernel fills at most 32 KiB (netlink_recvmsg)
@@ -134,10 +135,11 @@ class NetlinkSocket(Closing):
     """A socket to the network namespace of the thread that creates it; used by one thread at a time.
 
     `mechanism` names whom errors come from. A request the kernel refuses raises Refused, one that needs a
-    privilege we lack RequirementError.
+    privilege we lack RequirementError. `strict`: dumps of rtnetlink are filtered by what is in their header and
+    attributes, where the kernel can (NETLINK_GET_STRICT_CHK, Linux 4.20), and refused if these say nonsense.
     """
 
-    def __init__(self, protocol: int, mechanism: str) -> None:
+    def __init__(self, protocol: int, mechanism: str, *, strict: bool = False) -> None:
         self.mechanism = mechanism
         self._sequence = 0
         self._sendable = 0
@@ -148,6 +150,9 @@ class NetlinkSocket(Closing):
             raise RequirementError(f"{mechanism}: this kernel has no netlink protocol {protocol}: {error}") from error
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
+        if strict:
+            with suppress(OSError):  # an older kernel tells all there is
+                self._socket.setsockopt(_SOL_NETLINK, _STRICT, 1)
         self._grow(_SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
     def ask(self, request: Request, doing: str) -> list[bytes]:

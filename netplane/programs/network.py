@@ -15,9 +15,14 @@ from netplane.model.address import IPAddress, IPNetwork
 
 PROTOCOL = 98
 """Who made a route, rule or address: RTPROT_*, IFA_PROTO (Linux 5.18), FRA_PROTOCOL."""
+MAIN_TABLE = 254
 TABLE = 98
 """The routing table for packets of this node's Pods to other nodes' own addresses."""
 RULE_PRIORITY = 98
+GROUP = 98
+"""IFLA_GROUP of the VXLAN links that we made."""
+LINKS = ("np-vxlan4", "np-vxlan6", "np-wg")
+"""All links we ever make: found by these names when nothing is known of what was wanted before."""
 METRIC, BACKSTOP_METRIC = 98, 9898
 """Of routes: no other of these metrics is replaced by mistake; the second is what catches what has no way just now."""
 
@@ -81,7 +86,7 @@ class RouteKey:
     """What makes a route the same one."""
 
     to: IPNetwork
-    table: int = 254
+    table: int = MAIN_TABLE
     metric: int = METRIC
 
 
