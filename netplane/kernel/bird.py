@@ -30,6 +30,7 @@ _NUMBERED = re.compile(r"(\d{4})([- ])(.*)", re.DOTALL)
 _FIRST_ERROR = 8000
 _PROTOCOL, _SHUTTING_DOWN = 1002, 6
 _ROUTES = re.compile(r"\s*Routes:\s+(\d+) imported,(?: \d+ filtered,)? (\d+) exported")
+_NO_PORT = "Error: No listening socket"
 _LONGEST_LINE = 1 << 16
 
 
@@ -130,6 +131,20 @@ def sessions(folder: Path) -> tuple[Session, ...]:
     """The sessions of the bird in `folder`, by name. Raises KernelError where none answers."""
     with BirdControl(folder) as control:
         return read_sessions(control.ask("show protocols all"))
+
+
+def without_port(folder: Path) -> tuple[str, ...]:
+    """Sessions that bird gave up for ever when somebody else had port 179. Raises KernelError where none answers."""
+    with BirdControl(folder) as control:
+        heads = (each.text for each in control.ask("show protocols") if each.text.endswith(_NO_PORT))
+        return tuple(head.split()[0] for head in heads)
+
+
+def enable(folder: Path, names: Iterable[str]) -> None:
+    """Have it try again. Raises KernelError where none answers."""
+    with BirdControl(folder) as control:
+        for name in names:
+            control.ask(f"enable {name}")
 
 
 def read_sessions(answers: Iterable[Answer]) -> tuple[Session, ...]:

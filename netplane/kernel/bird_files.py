@@ -70,6 +70,8 @@ class BirdFiles(Closing):
 
     def has(self, configuration: Configuration) -> bool:
         """Whether bird has taken this one, and would read it again."""
+        if self.next.exists():
+            return False
         there = Configuration(self.text(), _read(self._folder, bird.PASSWORDS))
         return configuration.digest == there.digest == _read(self._folder, _APPLIED)
 
@@ -79,10 +81,8 @@ class BirdFiles(Closing):
             _write_all(folder, configuration)
 
     def install(self, configuration: Configuration) -> None:
-        """Put it where bird reads it. From now on until `took` nobody says that bird has it."""
-        self._folder.remove(_APPLIED)
+        """Put it where bird reads it when it starts."""
         _write_all(self._folder, configuration)
-        self.unstage()
 
     def took(self, configuration: Configuration) -> None:
         """bird has it."""

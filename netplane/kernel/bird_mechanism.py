@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from netplane.kernel import bird_files, bird_process, bird_routes
+from netplane.kernel import bird, bird_files, bird_process, bird_routes
 from netplane.kernel.bird import MECHANISM, BirdControl, Session, Unreachable, sessions
 from netplane.kernel.bird_files import BirdFiles, Configuration
 from netplane.kernel.bird_process import BirdProcess
@@ -23,12 +23,14 @@ _START = "+ start bird"
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What there is of ours: whether bird runs, what its configuration lacks, routes without a bird that wants them."""
+    """What there is of ours: whether bird runs, what its configuration lacks, routes and files that nobody wants, and
+    sessions that found their port taken."""
 
     runs: bool
     changes: tuple[str, ...] = ()
     left: tuple[IPNetwork, ...] = ()
     files: bool = False
+    silent: tuple[str, ...] = ()
 
 
 class BirdMechanism:
@@ -61,7 +63,8 @@ class BirdMechanism:
         else:
             configuration = Configuration.of(text)
             found = self._found(configuration)
-        made = [*found.changes, *([_START] if text and not found.runs else [])]
+        made = [*found.changes, *(f"+ enable {name}" for name in found.silent)]
+        made += [_START] if text and not found.runs else []
         swept = [] if text else _leftovers(found)
         ended = text == self._applied and bool(text) and not found.runs
         return Pending(
@@ -119,13 +122,22 @@ class BirdMechanism:
             return _Found(runs, tuple(changed_lines("", want.text)))
         with BirdFiles(self._path) as files:
             if files.has(want):
-                return _Found(runs)
+                return self._asked() if runs else _Found(runs)
             return _Found(runs, tuple(changed_lines(files.text(), want.text)) or ("+ configure bird",))
+
+    def _asked(self) -> _Found:
+        """What the bird that runs says of itself. One that cannot be asked has to be started again."""
+        try:
+            return _Found(runs=True, silent=bird.without_port(self._path))
+        except Unreachable:
+            return _Found(runs=False)
 
     def _make(self, want: Configuration, found: _Found) -> None:
         if want.text and (found.changes or not found.runs):
             with BirdFiles.made(self._path) as files:
                 self._bring(files, want)
+        elif found.silent:
+            bird.enable(self._path, found.silent)
         if want.text:
             self._applied = want.text
 
@@ -135,19 +147,17 @@ class BirdMechanism:
         try:
             files.stage(want)
             if control:
-                control.ask(f'configure check "{files.next.name}/{bird_process.CONFIGURATION}"')
+                control.ask(f'configure "{files.next.name}/{bird_process.CONFIGURATION}"')
             else:
                 bird_process.check(files.next)
             files.install(want)
-            if control:
-                control.ask("configure")
-            else:
+            if not control:
                 self._process = bird_process.start(files.path, recover=bool(bird_routes.left(self._kernel)))
+            files.took(want)
         finally:
             files.unstage()
             if control:
                 control.close()
-        files.took(want)
 
     def _control(self, folder: Path) -> BirdControl | None:
         """The way to speak with bird; None if it does not run. One that cannot be spoken with is killed: its routes

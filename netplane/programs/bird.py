@@ -24,7 +24,8 @@ LONGEST_PASSWORD = 80
 
 _REFERENCE = re.compile(r'^# password (np_password_[0-9]+) is in (".*")$', re.MULTILINE)
 
-_BLOCK = re.compile(r"^(\S[^\n]*) \{\n(.*?)^\}\n", re.MULTILINE | re.DOTALL)
+_BETWEEN = "\n\n"
+_BLOCK = re.compile(r"^(\S[^\n]*) \{\n(.*?)^\}$\n?", re.MULTILINE | re.DOTALL)
 
 
 def reference(constant: str, path: str) -> str:
@@ -64,7 +65,9 @@ def password_of(content: bytes, where: str) -> str:
 
 def changed_lines(before: str, after: str) -> list[str]:
     """What a new configuration changes, for people: `- protocol bgp node_n2`, `+ filter np_import4`."""
-    old, new = parts(before), parts(after)
+    then, now = before.split(_BETWEEN), after.split(_BETWEEN)
+    same = set(then).intersection(now)  # nearly all of it: what is left is taken apart
+    old, new = (parts("\n".join(each for each in paragraphs if each not in same)) for paragraphs in (then, now))
     gone = [f"- {name}" for name, content in old.items() if new.get(name) != content]
     return gone + [f"+ {name}" for name, content in new.items() if old.get(name) != content]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -261,6 +262,28 @@ def test_a_bird_that_ended_is_noticed_by_a_process_without_memory_too(node):
     os.kill(node.pid(), signal.SIGKILL)
     assert node.apply(node.mechanism(), ALONE).lines() == ["+ start bird"]
     assert node.ask("show status")[-1] == "Daemon is up and running"
+
+
+def test_a_bird_whose_socket_is_gone_is_started_again(node):
+    mechanism = node.mechanism()
+    node.apply(mechanism, ALONE)
+    pid = node.pid()
+    (node.folder / "bird.ctl").unlink()
+    assert node.apply(mechanism, ALONE).lines() == ["+ start bird"]
+    assert not runs(pid)
+    assert node.ask("show status")[-1] == "Daemon is up and running"
+
+
+def test_a_session_that_found_its_port_taken_comes_up_when_it_is_free_again(wire):
+    one, two = wire.join(1), wire.join(2)
+    taken = one.namespace.run(lambda: socket.create_server(("", 179)))
+    with taken:
+        mechanism = one.speak(plan(1, [session(1, 2)]))
+        until(lambda: one.sessions()["node_2_4"].error == "Error: No listening socket")
+    two.speak(plan(2, [session(2, 1)]))
+    text = (one.folder / "bird.conf").read_text()
+    assert one.apply(mechanism, text).lines() == ["+ enable node_2_4"]
+    until(one.up, but=lambda: one.sessions())
 
 
 def test_a_route_that_somebody_deleted_comes_back(wire):

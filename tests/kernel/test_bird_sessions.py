@@ -118,8 +118,8 @@ def test_two_nodes_that_announce_one_address_share_its_flows(wire):
         peers = [session(node.number, other, family) for other in others(node.number) for family in (4, 6)]
         node.speak(plan(node.number, peers, SHARED if node.number > 1 else ()))
     address = str(SHARED[0].network_address)
-    until(lambda: len(nodes[0].routes().get(address, ())) == 2, but=lambda: nodes[0].routes())
     for each in SHARED:
+        until(lambda to=str(each[0]): len(nodes[0].routes().get(to, ())) == 2, but=lambda: nodes[0].routes())
         taken = {
             nodes[0].shell("ip", "route", "get", str(each[0]), "ipproto", "udp", "dport", "9", "sport", str(port))
             for port in range(1000, 1064)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
-from netplane.model.address import IPNetwork
+from netplane.model.address import IPAddress, IPNetwork
 from netplane.plan.network_plan import BgpPlan, BgpSession
 from netplane.plan.network_settings import Bgp
 from netplane.programs import bird
@@ -25,15 +27,31 @@ _RECOVERY_SECONDS = 60
 _LONGEST_RESTART = 4095  # 12 bits (RFC 4724, section 3)
 
 
+class _Asked(NamedTuple):
+    """All that the text of a session depends on. `constant`: of its password, or ""."""
+
+    session: BgpSession
+    settings: Bgp
+    constant: str
+    cluster_id: IPAddress | None
+    reflects: bool
+
+    @property
+    def inside(self) -> bool:
+        """Whether the other end is a node of the cluster."""
+        return self.session.asn == self.settings.asn
+
+
 def bird_text(plan: BgpPlan) -> str:
     """The whole configuration; equal plans give equal bytes. Without sessions it announces nothing to nobody."""
     constants = _constants(plan.sessions)
-    parts = [
-        _head(plan, constants),
-        *(part for family in _FAMILIES for part in _tables(plan, family)),
-        *(_session(plan, each, constants) for each in sorted(plan.sessions, key=session_name)),
-    ]
-    return "\n".join(parts)
+    reflects = plan.cluster_id is not None or any(each.client for each in plan.sessions)
+    asked = (
+        _Asked(each, plan.settings, constants.get(each.password_file, ""), plan.cluster_id, reflects)
+        for each in sorted(plan.sessions, key=session_name)
+    )
+    tables = (part for family in _FAMILIES for part in _tables(plan, family))
+    return "\n".join([_head(plan, constants), *tables, *map(_session, asked)])
 
 
 def session_name(session: BgpSession) -> str:
@@ -130,12 +148,10 @@ def _import_rules(announced: list[IPNetwork], accepted: list[IPNetwork], family:
     yield "reject;"
 
 
-def _session(plan: BgpPlan, session: BgpSession, constants: dict[str, str]) -> str:
+@lru_cache(maxsize=1 << 13)
+def _session(asked: _Asked) -> str:
     """One session carries the routes of its own family: the next hop is then an address that the session proves."""
-    settings = plan.settings
-    inside = session.asn == settings.asn
-    family = session.remote.version
-    reflects = inside and (plan.cluster_id is not None or any(each.client for each in plan.sessions))
+    session, settings, family = asked.session, asked.settings, asked.session.remote.version
     lines = [
         f"protocol bgp {session_name(session)} {{",
         f"  local {session.local} as {settings.asn};",
@@ -143,28 +159,28 @@ def _session(plan: BgpPlan, session: BgpSession, constants: dict[str, str]) -> s
         # Bound to our address alone, whether the kernel has it already or not.
         "  strict bind yes;",
         "  free bind yes;",
-        *(f"  {option}" for option in _options(plan, session, inside=inside)),
-        *([f"  password {constants[session.password_file]};"] if session.password_file else []),
+        *(f"  {option}" for option in _options(asked)),
+        *([f"  password {asked.constant};"] if asked.constant else []),
         *(f"  {timer}" for timer in _timers(settings)),
         f"  ipv{family} {{",
-        *(["    add paths yes;"] if inside else []),  # a reflector would choose for all of us
+        *(["    add paths yes;"] if asked.inside else []),  # a reflector would choose for all of us
         f"    import filter np_import{family};",
-        f"    export filter np_{'reflect' if reflects else 'export'}{family};",
+        f"    export filter np_{'reflect' if asked.reflects and asked.inside else 'export'}{family};",
         "  };",
         "}",
     ]
     return _lines(lines)
 
 
-def _options(plan: BgpPlan, session: BgpSession, *, inside: bool) -> Iterator[str]:
-    if inside:
+def _options(asked: _Asked) -> Iterator[str]:
+    if asked.inside:
         yield "multihop;"
-        if session.client:
+        if asked.session.client:
             yield "rr client;"
-        if plan.cluster_id is not None:
-            yield f"rr cluster id {plan.cluster_id};"
+        if asked.cluster_id is not None:
+            yield f"rr cluster id {asked.cluster_id};"
     else:
-        yield "multihop;" if session.multihop else "direct;"
+        yield "multihop;" if asked.session.multihop else "direct;"
         # Other nodes are in our system, too, and the router tells of them: once is no loop.
         yield "allow local as 1;"
 
