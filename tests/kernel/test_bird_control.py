@@ -98,9 +98,9 @@ def test_who_found_the_port_taken_is_told_from_who_is_switched_off(tmp_path):
 
 
 def test_the_number_of_a_line_without_one_is_that_of_the_line_above(tmp_path):
-    with bird_that_says(tmp_path, b"1000-BIRD 2.0.12\n1011-Router ID is 1.1.1.1\n Hostname is n\n0013 Up\n"):
-        with BirdControl(tmp_path) as control:
-            found = control.ask("show status")
+    said = b"1000-BIRD 2.0.12\n1011-Router ID is 1.1.1.1\n Hostname is n\n0013 Up\n"
+    with bird_that_says(tmp_path, said), BirdControl(tmp_path) as control:
+        found = control.ask("show status")
     assert found == [
         Answer(1000, "BIRD 2.0.12"),
         Answer(1011, "Router ID is 1.1.1.1"),
@@ -121,9 +121,12 @@ def test_the_number_of_a_line_without_one_is_that_of_the_line_above(tmp_path):
     ],
 )
 def test_an_error_says_what_was_asked_and_what_came_back(tmp_path, answer, said):
-    with bird_that_says(tmp_path, answer), BirdControl(tmp_path) as control:
-        with pytest.raises(KernelError, match=f"configure: .*{said}"):
-            control.ask("configure")
+    with (
+        bird_that_says(tmp_path, answer),
+        BirdControl(tmp_path) as control,
+        pytest.raises(KernelError, match=f"configure: .*{said}"),
+    ):
+        control.ask("configure")
 
 
 def test_where_nobody_listens_that_is_said(tmp_path):
