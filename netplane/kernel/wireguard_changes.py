@@ -43,6 +43,12 @@ class Wanted:
     link: WireguardLink
     peers: Mapping[str, WireguardPeer]
 
+    def beyond(self, other: Wanted) -> Wanted:
+        """Without the peers that `other` has just so: what is left differs, or is new."""
+        known = other.peers
+        peers = {key: peer for key, peer in self.peers.items() if (same := known.get(key)) is not peer and same != peer}
+        return Wanted(self.link, peers)
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceFound:

@@ -144,16 +144,17 @@ class WireguardMechanism:
             for name, link in want.network.links.items()
             if isinstance(link, WireguardLink)
         }
-        before, drift = self._applied, Drift()
-        if before is None or reread:
-            found = {name: self._read(name) for name in sorted({LINK, *wanted, *(before or {})})}
-            drift = self._drift(found, before or {})
+        drift = Drift()
+        if self._applied is None or reread:
+            before = self._applied or {}
+            found = {name: self._read(name) for name in sorted({LINK, *wanted, *before})}
+            drift = self._drift(found, before)
+            steps = [self._step(name, each, wanted.get(name), before.get(name)) for name, each in found.items()]
         else:
-            found = {name: self._as_applied(each) for name, each in before.items()}
-        steps = [
-            self._step(name, found.get(name, _Found()), wanted.get(name), (before or {}).get(name))
-            for name in sorted({*found, *wanted})
-        ]
+            steps = [
+                self._step_on(name, self._applied.get(name), wanted.get(name))
+                for name in sorted({*self._applied, *wanted})
+            ]
         self._wanted = self._applied = wanted
         return Pending(
             mechanism=self.name,
@@ -235,9 +236,13 @@ class WireguardMechanism:
         lines = (line for step in steps for line in (*step.make_lines(), *step.sweep_lines()))
         return Drift.of(sum(step.made + step.swept for step in steps), lines)
 
-    def _as_applied(self, want: Wanted) -> _Found:
-        """What is there if it is what was applied; of which kind is seen when it is changed."""
-        return _Found(min(self._served.kinds), want.link.mtu, True, DeviceFound.of(want))
+    def _step_on(self, name: str, before: Wanted | None, want: Wanted | None) -> _Step:
+        """The step if what is there is what was applied; of which kind it is, is seen when it is changed."""
+        if before is None:
+            return self._step(name, _Found(), want)
+        device = DeviceFound.of(before.beyond(want) if want else before)
+        found = _Found(min(self._served.kinds), before.link.mtu, True, device)
+        return self._step(name, found, want.beyond(before) if want else None, before)
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
