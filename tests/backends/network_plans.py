@@ -29,7 +29,8 @@ CLUSTER = (ip_network("10.244.0.0/16"), ip_network("fd00:244::/32"))
 SERVICES = (ip_network("10.96.0.0/16"), ip_network("fd00:96::/112"))
 UPLINK = "eth0"
 FAMILIES = (4, 6)
-_OVERHEAD = {Way.VXLAN: 50, Way.WIREGUARD: 60}
+VXLAN_MTU = {4: 1450, 6: 1430}
+WIREGUARD_MTU = 1420
 WAYS = {
     Mode.VXLAN: Way.VXLAN,
     Mode.CROSS_SUBNET: Way.VXLAN,
@@ -61,21 +62,21 @@ def key(number: int) -> str:
     return b64encode(number.to_bytes(32)).decode()
 
 
-def peer(number: int, way: Way, families: Iterable[int] = FAMILIES, **more: Any) -> PeerPlan:
-    """Node `number` as others reach it, over IPv4 outside."""
+def peer(number: int, way: Way, families: Iterable[int] = FAMILIES, outside: int = 4, **more: Any) -> PeerPlan:
+    """Node `number` as others reach it, over IPv4 or IPv6 outside."""
     families = tuple(families)
     has = {"ranges": ranges(number, families), "addresses": addresses(number, families), "mtu": 1500}
-    outer = addresses(number)[0]
+    (outer,) = addresses(number, (outside,))
     match way:
         case Way.DIRECT:
             has |= {"link": UPLINK, "next_hops": addresses(number, families)}
         case Way.VXLAN:
             tunnel = Tunnel(outer, inner(number, families), mac=mac(number))
-            has |= {"link": VXLAN_LINKS[4], "mtu": 1450, "tunnel": tunnel}
+            has |= {"link": VXLAN_LINKS[outside], "mtu": VXLAN_MTU[outside], "tunnel": tunnel}
         case Way.WIREGUARD:
             has |= {
                 "link": WIREGUARD_LINK,
-                "mtu": 1440,
+                "mtu": WIREGUARD_MTU,
                 "tunnel": Tunnel(outer, inner(number, families), key=key(number)),
             }
         case Way.BGP:
@@ -86,36 +87,41 @@ def peer(number: int, way: Way, families: Iterable[int] = FAMILIES, **more: Any)
 
 
 def plan(
-    settings: NetworkSettings | Mode, peers: Iterable[PeerPlan], families: Iterable[int] = FAMILIES, **more: Any
+    settings: NetworkSettings | Mode,
+    peers: Iterable[PeerPlan],
+    families: Iterable[int] = FAMILIES,
+    own: int = 1,
+    outside: int = 4,
+    **more: Any,
 ) -> NetworkPlan:
-    """Node n1 among `peers`."""
+    """Node `own` among `peers`."""
     if isinstance(settings, Mode):
         settings = NetworkSettings(settings, cluster_ranges=tuple(each for each in CLUSTER if each.version in families))
     families, peers = tuple(families), tuple(peers)
-    way = WAYS[settings.mode]
-    own = addresses(1)
+    (outer,) = addresses(own, (outside,))
+    ends = inner(own, families)
     overlays = {
-        Way.VXLAN: (Overlay(VXLAN_LINKS[4], own[0], inner(1, families), 1450, mac=mac(1)),),
-        Way.WIREGUARD: (Overlay(WIREGUARD_LINK, own[0], inner(1, families), 1440, key=key(1)),),
-    }.get(way, ())
-    pods = [*ranges(1, families), *settings.cluster_ranges]
+        Way.VXLAN: (Overlay(VXLAN_LINKS[outside], outer, ends, VXLAN_MTU[outside], mac=mac(own)),),
+        Way.WIREGUARD: (Overlay(WIREGUARD_LINK, outer, ends, WIREGUARD_MTU, key=key(own)),),
+    }.get(WAYS[settings.mode], ())
+    pods = [*ranges(own, families), *settings.cluster_ranges]
     pods += (each for other in peers for each in (*other.ranges, *other.unreachable))
-    nodes = [*addresses(1, families), *(each for other in peers for each in other.addresses)]
+    nodes = [*addresses(own, families), *(each for other in peers for each in other.addresses)]
     kept = [*map(span_of, pods), *map(span_of, nodes)]
     kept += (span_of(each) for each in (*SERVICES, *settings.no_masquerade) if each.version in families)
     made = NetworkPlan(
-        node="n1",
+        node=f"n{own}",
         settings=settings,
-        ranges=ranges(1, families),
-        addresses=addresses(1, families),
+        ranges=ranges(own, families),
+        addresses=addresses(own, families),
         peers={each.node: each for each in sorted(peers, key=lambda each: each.node)},
         overlays=overlays,
         keeps_source=merged(kept),
         confined=merged(map(span_of, pods)),
-        pod_mtu=1500 - _OVERHEAD.get(way, 0),
+        pod_mtu=min([1500, *(each.mtu for each in overlays)]),
     )
     if settings.mode is Mode.BGP:
-        bgp = BgpPlan(settings.bgp, own[0], (), ranges(1, families), settings.cluster_ranges)
+        bgp = BgpPlan(settings.bgp, addresses(own)[0], (), ranges(own, families), settings.cluster_ranges)
         made = replace(made, bgp=bgp)
     return replace(made, **more)
 

@@ -114,7 +114,7 @@ def test_ranges_that_cannot_be_reached_are_refused():
     }
 
 
-@pytest.mark.parametrize(("mode", "link"), [(Mode.VXLAN, 1450), (Mode.WIREGUARD, 1440)])
+@pytest.mark.parametrize(("mode", "link"), [(Mode.VXLAN, 1450), (Mode.WIREGUARD, 1420)])
 def test_a_peer_that_takes_less_than_the_link_has_an_mtu_on_its_routes(mode, link):
     made = plan(mode, [peer(2, WAYS[mode], mtu=1300), peer(3, WAYS[mode], mtu=link)])
     found = {key.to: route.mtu for key, route in routes(made).items()}
@@ -148,7 +148,7 @@ def test_the_vxlan_link_is_the_settings():
 def test_the_wireguard_link_has_the_public_key():
     settings = NetworkSettings(Mode.WIREGUARD, wireguard=Wireguard(port=1234, keepalive=25))
     made = network(plan(settings, [peer(2, Way.WIREGUARD)]))
-    assert made.links == {"np-wg": WireguardLink("np-wg", 1440, 1234, key(1))}
+    assert made.links == {"np-wg": WireguardLink("np-wg", 1420, 1234, key(1))}
     assert [(each.port, each.keepalive) for each in made.peers["np-wg"].values()] == [(1234, 25)]
 
 

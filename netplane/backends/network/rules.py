@@ -107,23 +107,21 @@ def structure(family: Family, shape: Shape) -> Structure:
     chains = [chain for chain in _chains(family, shape) if chain.rules]
     return Structure(
         chains={chain.name: chain for chain in sorted(chains, key=lambda chain: chain.name)},
-        sets={spec.name: spec for spec in sorted(_sets(family, shape), key=lambda spec: spec.name)},
+        sets=_sets(family),
     )
 
 
-def _sets(family: Family, shape: Shape) -> Iterator[SetSpec]:
-    """A name stands for one declaration for ever, for the kernel cannot change that of a set."""
+@lru_cache
+def _sets(family: Family) -> dict[str, SetSpec]:
+    """The sets every table has, filled or not. A name stands for one declaration for ever: whoever changes one gives
+    it another name, for the kernel cannot change that of a set.
+    """
     address = _WORDS[family].address
     one = f"{{ type {address.value}; }}"
     pair = f"{{ type {address.value} . {address.value}; flags interval; }}"
-    if shape.vxlan:
-        yield SetSpec(VXLAN_PEERS, one, (address,))
-    if shape.load_balancers:
-        yield SetSpec(LOAD_BALANCERS, one, (address,))
-    if shape.masquerade:
-        yield SetSpec(KEEPS_SOURCE, pair, (address, address), interval=True)
-    if shape.confined:
-        yield SetSpec(BEHIND_OVERLAY, pair, (address, address), interval=True)
+    specs = [SetSpec(name, one, (address,)) for name in (VXLAN_PEERS, LOAD_BALANCERS)]
+    specs += (SetSpec(name, pair, (address, address), interval=True) for name in (KEEPS_SOURCE, BEHIND_OVERLAY))
+    return {spec.name: spec for spec in sorted(specs, key=lambda spec: spec.name)}
 
 
 def _chains(family: Family, shape: Shape) -> Iterator[Chain]:

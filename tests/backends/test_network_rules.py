@@ -1,0 +1,531 @@
+"""The tables `netplane-network`: nft takes them, the kernel shows them as they were wanted, and packets obey them.
+
+Whoever says that a packet is dropped shows that it arrives without the rules.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from network_plans import WAYS, WIREGUARD_MTU, addresses, cluster, mac, peer, plan, ranges
+from network_site import (
+    ELSEWHERE,
+    LAST,
+    OUTSIDE,
+    PORT,
+    UPLINK,
+    Site,
+    heard,
+    node_address,
+    plans,
+    pod,
+    site,
+    until,
+)
+
+from netplane.backends.network.compile import compile_network
+from netplane.backends.network.elements import Common
+from netplane.kernel import command
+from netplane.kernel.host import Host
+from netplane.kernel.netns import Namespace
+from netplane.kernel.nftables_mechanism import NftablesMechanism, of_network
+from netplane.lab import packets
+from netplane.lab.capture import tap
+from netplane.lab.packets import Flow
+from netplane.model.address import Family
+from netplane.plan.network_plan import NetworkPlan, Way
+from netplane.plan.network_settings import LoadBalancers, Mode, NetworkSettings, Wireguard
+from netplane.programs.nftables import NftablesProgram
+from netplane.programs.nftables_changes import Applied
+from netplane.programs.nftables_text import program_script, whole_elements
+
+every_family = pytest.mark.parametrize("family", Family, ids=str)
+POOLS = LoadBalancers(tuple((ip_address(each), ip_address(each) + 9) for each in ("198.18.0.200", "fd00:198:18::200")))
+SERVED = {Family.IPV4: "198.18.0.200", Family.IPV6: "fd00:198:18::200"}
+
+
+def rules(made: NetworkPlan) -> NftablesProgram:
+    return compile_network(made).program.network_rules
+
+
+def load(script: str, *options: str) -> None:
+    command.run("nft", *options, "-f", "-", stdin=script, mechanism="test", doing="load")
+
+
+def every_plan() -> Iterator[NetworkPlan]:
+    for mode in Mode:
+        yield cluster(mode)
+        yield cluster(mode, 1)
+        yield cluster(mode, families=(4,))
+        yield cluster(mode, families=(6,))
+        settings = NetworkSettings(mode, masquerade=False, clamp_mss=False, load_balancers=POOLS)
+        yield plan(settings, [], load_balancer_addresses=tuple(map(ip_address, SERVED.values())))
+        yield plan(NetworkSettings(mode), [peer(2, WAYS[mode], outside=6)], outside=6)
+        yield plan(mode, [], ranges=(*ranges(1), ip_network("10.244.7.0/24")))
+
+
+# --- text and elements -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel
+def test_nft_takes_every_table():
+    scripts = [program_script(rules(each)) for each in every_plan()]
+    with Namespace() as namespace:
+        for script in scripts:
+            namespace.run(lambda script=script: load(script, "--check"))
+
+
+@pytest.mark.kernel
+def test_the_kernel_shows_what_was_wanted_and_any_table_follows_any_other():
+    programs = [compile_network(each).program for each in every_plan()]
+    with Namespace() as namespace:
+        mechanisms = (lambda _, own: NftablesMechanism(own, of_network),)
+        with namespace.run(lambda: Host(mechanisms=mechanisms)) as host:
+            for each in (*programs, *reversed(programs)):
+                namespace.run(lambda each=each: host.apply(each, reread=False))
+                assert not namespace.run(lambda each=each: host.apply(each, reread=True)).changed
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_node_more_is_elements_alone(mode):
+    before = compile_network(cluster(mode, 20))
+    applied = Applied.of(before.program.network_rules)
+    after = compile_network(cluster(mode, 21), before).program.network_rules
+    changes = applied.changes_to(after)
+    assert (changes.make_structure, changes.make_hooks, changes.sweep_structure) == ("", "", "")
+    assert changes.make_elements.count() + changes.sweep_elements.count() <= 7
+
+
+def elements(made: NetworkPlan, name: str, family: Family = Family.IPV4) -> list[str]:
+    """Of a set, the first of each pair as a range."""
+    found = whole_elements(rules(made), family).get(name, {})
+    return [f"{ip_address(key[:4])}-{ip_address(key[8:12])}" for key in sorted(found)]
+
+
+def test_behind_the_overlay_is_the_cluster_but_for_us():
+    assert elements(cluster(Mode.VXLAN), "behind-overlay") == ["10.244.0.0-10.244.0.255", "10.244.2.0-10.244.255.255"]
+
+
+def test_behind_the_overlay_are_peers_pods_where_no_range_of_the_cluster_is_said():
+    made = plan(NetworkSettings(Mode.WIREGUARD), [peer(2, Way.WIREGUARD), peer(9, Way.NONE)])
+    assert elements(made, "behind-overlay") == ["10.244.2.0-10.244.2.255", "10.244.9.0-10.244.9.255"]
+
+
+def test_a_peer_in_plain_text_is_not_behind_the_overlay():
+    settings = NetworkSettings(Mode.WIREGUARD, wireguard=Wireguard(plaintext=True))
+    made = plan(settings, [peer(2, Way.WIREGUARD), peer(9, Way.DIRECT)])
+    assert elements(made, "behind-overlay") == ["10.244.2.0-10.244.2.255"]
+
+
+def test_a_range_with_nodes_in_it_confines_none_but_known_pods():
+    settings = NetworkSettings(Mode.VXLAN, cluster_ranges=(ip_network("198.0.0.0/8"), ip_network("10.244.0.0/22")))
+    made = plan(settings, [peer(2, Way.VXLAN), peer(9, Way.VXLAN)])
+    found = ["10.244.0.0-10.244.0.255", "10.244.2.0-10.244.3.255", "10.244.9.0-10.244.9.255"]
+    assert elements(made, "behind-overlay") == found
+
+
+@pytest.mark.parametrize("mode", [Mode.HOST_GW, Mode.CROSS_SUBNET, Mode.BGP])
+def test_where_a_direct_way_may_be_nothing_is_behind_an_overlay(mode):
+    made = rules(cluster(mode))
+    assert made.parts[Common.BEHIND_OVERLAY].elements == {}
+    assert "@behind-overlay" not in program_script(made)
+
+
+def test_nothing_to_say_is_no_table():
+    assert rules(NetworkPlan("n1", NetworkSettings(Mode.HOST_GW))).structure == {}
+    assert rules(cluster(Mode.VXLAN, families=(4,))).structure.keys() == {Family.IPV4}
+
+
+# --- under which address ---------------------------------------------------------------------------------------------
+
+everywhere = pytest.mark.parametrize("bridge_netfilter", [True, False], ids=["br_netfilter", ""])
+
+
+@pytest.mark.lab
+@everywhere
+@pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.HOST_GW])
+def test_pods_keep_their_address_towards_pods_and_nodes_and_lose_it_outside(mode, bridge_netfilter):
+    with site(plans(mode), bridge_netfilter=bridge_netfilter) as made:
+        for family in Family:
+            own = pod(1, family)
+            assert made.seen("p2", pod(2, family), family) == own
+            assert made.seen("n2", node_address(2, family), family) == own
+            assert made.seen("n1", node_address(1, family), family) == own
+            assert made.seen("outside", OUTSIDE[family], family) == node_address(1, family)
+            assert made.seen("outside", ELSEWHERE[family], family) == node_address(1, family)
+
+
+@pytest.mark.lab
+def test_towards_what_the_settings_name_pods_keep_their_address():
+    kept = tuple(ip_network(each) for each in ELSEWHERE.values())
+    with site(plans(NetworkSettings(Mode.HOST_GW, no_masquerade=kept))) as made:
+        for family in Family:
+            assert made.seen("outside", ELSEWHERE[family], family) == pod(1, family)
+            assert made.seen("outside", OUTSIDE[family], family) == node_address(1, family)
+
+
+@pytest.mark.lab
+def test_without_masquerade_pods_keep_their_address_everywhere():
+    with site(plans(NetworkSettings(Mode.HOST_GW, masquerade=False))) as made:
+        for family in Family:
+            assert made.seen("outside", ELSEWHERE[family], family) == pod(1, family)
+
+
+@pytest.mark.lab
+def test_a_node_speaks_to_far_pods_with_its_inner_address_whatever_it_is_bound_to():
+    with site(plans(Mode.VXLAN)) as made:
+        for family in Family:
+            inner = str(ranges(1, (family,))[0].network_address)
+            for own in ("", node_address(1, family), pod(1, family, 1)):
+                expected = own if own == pod(1, family, 1) else inner
+                assert made.seen("p2", pod(2, family), family, "n1", own) == expected
+
+
+@pytest.mark.lab
+def test_who_is_routed_through_a_node_into_an_overlay_gets_the_inner_address():
+    with site(plans(Mode.VXLAN)) as made:
+        for family in Family:
+            far = str(ranges(2, (family,))[0])
+            made.run("outside", "ip", "route", "replace", far, "via", node_address(1, family))
+            inner = str(ranges(1, (family,))[0].network_address)
+            assert made.seen("p2", pod(2, family), family, "outside") == inner
+
+
+# --- VXLAN -----------------------------------------------------------------------------------------------------------
+
+
+def frame(source: str, destination: str, payload: bytes, vni: int = 4097, to: int = 1) -> bytes:
+    """What is in a VXLAN packet from n2's MAC to that of node `to`: a datagram from `source` to `destination`."""
+    flow = Flow(ip_address(source), 5000, ip_address(destination), PORT)
+    kind = b"\x08\x00" if flow.source.version == 4 else b"\x86\xdd"
+    header = b"\x08\0\0\0" + (vni << 8).to_bytes(4)
+    return header + mac(to) + mac(2) + kind + packets.udp(flow, payload)
+
+
+def forge(made: Site, sender: str, outer: Family, family: Family, source: str, payload: bytes, **more: int) -> None:
+    """Send a VXLAN packet to n1 for p1."""
+    with made.socket(sender, outer) as sending:
+        sending.sendto(frame(source, pod(1, family), payload, **more), (node_address(1, outer), 4789))
+
+
+outside_families = pytest.mark.parametrize("outer", Family, ids=lambda each: f"over-{each}")
+
+
+@pytest.mark.lab
+@outside_families
+@every_family
+def test_vxlan_is_taken_from_known_nodes_alone(outer, family):
+    with site(plans(Mode.VXLAN, outside=outer)) as made, made.socket("p1", family, at=("", PORT)) as server:
+        forge(made, "outside", outer, family, pod(2, family), b"forged")
+        forge(made, "p1", outer, family, pod(2, family), b"from a pod")
+        forge(made, "n1", outer, family, pod(2, family), b"from ourselves")
+        forge(made, "n2", outer, family, pod(2, family), LAST)
+        assert heard(server) == []
+        made.unguarded(1)
+        forge(made, "outside", outer, family, pod(2, family), b"forged")
+        forge(made, "n2", outer, family, pod(2, family), LAST)
+        assert heard(server) == [b"forged"]
+
+
+@pytest.mark.lab
+@outside_families
+def test_vxlan_of_another_network_on_the_same_port_is_not_ours_to_drop(outer):
+    with site(plans(Mode.VXLAN, outside=outer)) as made:
+        at = ("local", node_address(1, outer), "dstport", "4789", "nolearning")
+        made.run("n1", "ip", "link", "add", "theirs", "address", "02:00:00:00:00:01", "type", "vxlan", "id", "7", *at)
+        made.run("n1", "ip", "link", "set", "theirs", "up")
+        with tap(made.spaces["n1"], "theirs") as theirs:
+            forge(made, "outside", outer, Family.IPV4, pod(2, Family.IPV4), b"theirs", vni=7)
+            found = packets.wait_for(theirs, lambda each: each.destination == ip_address(pod(1, Family.IPV4)))
+        assert found[0].raw.endswith(b"theirs")
+
+
+@pytest.mark.lab
+@every_family
+def test_a_source_that_is_not_behind_the_overlay_does_not_come_out_of_it(family):
+    stranger = pod(7, family)  # of no node: an unreachable route
+    forged = (OUTSIDE[family], pod(1, family, 77), pod(1, family, 1), node_address(1, family), stranger)
+    outer = Family.IPV4
+    with site(plans(Mode.VXLAN)) as made, made.socket("p1", family, at=("", PORT)) as server:
+        for source in forged:
+            forge(made, "n2", outer, family, source, source.encode())
+        forge(made, "n2", outer, family, node_address(2, family), b"its own address")
+        forge(made, "n2", outer, family, pod(2, family), LAST)
+        assert heard(server) == [b"its own address"]
+        made.unguarded(1)
+        for source in forged:
+            forge(made, "n2", outer, family, source, source.encode())
+        forge(made, "n2", outer, family, pod(2, family), LAST)
+        assert OUTSIDE[family].encode() in heard(server)
+
+
+@pytest.mark.lab
+@outside_families
+def test_vxlan_is_not_tracked(outer):
+    with site(plans(Mode.VXLAN, outside=outer)) as made:
+        made.seen("p2", pod(2, Family.IPV4), Family.IPV4)
+        tracked = [made.run(name, "conntrack", "-L", "-f", f"ipv{int(outer)}") for name in ("n1", "n2")]
+        assert not any("dport=4789" in each for each in tracked)
+        for number in (1, 2):
+            made.nft(number, f"flush chain {'ip' if outer == 4 else 'ip6'} NETWORK output")
+        made.seen("p2", pod(2, Family.IPV4), Family.IPV4)
+        assert "dport=4789" in made.run("n1", "conntrack", "-L", "-f", f"ipv{int(outer)}")
+
+
+# --- forged on the wire ----------------------------------------------------------------------------------------------
+
+
+def wire(made: Site, family: Family, source: str, payload: bytes) -> None:
+    """Send a bare datagram from outside to p1, by way of n1."""
+    flow = Flow(ip_address(source), 5000, ip_address(pod(1, family)), PORT)
+    packets.send(made.spaces["outside"], [packets.udp(flow, payload)])
+
+
+@pytest.mark.lab
+@every_family
+@pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.HOST_GW])
+def test_nobody_on_the_wire_speaks_as_a_pod_of_ours(mode, family):
+    with site(plans(mode)) as made, made.socket("p1", family, at=("", PORT)) as server:
+        for last in (1, 77):
+            wire(made, family, pod(1, family, last), b"forged")
+        wire(made, family, OUTSIDE[family], LAST)
+        assert heard(server) == []
+        made.unguarded(1)
+        wire(made, family, pod(1, family, 77), b"forged")
+        wire(made, family, OUTSIDE[family], LAST)
+        assert heard(server) == [b"forged"]
+
+
+@pytest.mark.lab
+@every_family
+def test_nobody_on_the_wire_speaks_as_a_pod_behind_the_overlay(family):
+    with site(plans(Mode.VXLAN)) as made, made.socket("p1", family, at=("", PORT)) as server:
+        wire(made, family, pod(2, family), b"forged")
+        wire(made, family, pod(7, family), b"of nobody")
+        wire(made, family, OUTSIDE[family], LAST)
+        assert heard(server) == []
+        made.unguarded(1)
+        wire(made, family, pod(2, family), b"forged")
+        wire(made, family, OUTSIDE[family], LAST)
+        assert heard(server) == [b"forged"]
+
+
+@pytest.mark.lab
+@every_family
+def test_between_pods_and_a_far_node_nothing_but_vxlan_is_on_the_wire(family):
+    with site(plans(Mode.VXLAN)) as made, tap(made.spaces["wire"]) as seen:
+        made.seen("n2", node_address(2, family), family)
+        made.seen("outside", OUTSIDE[family], family, "n1")
+        frames = []
+
+        def over(each: packets.Frame) -> bool:
+            frames.append(each)
+            return OUTSIDE[family] in (str(each.source), str(each.destination))
+
+        packets.wait_for(seen, over)
+        assert any(each.ports[1] == 4789 for each in frames)
+        assert not any(pod(1, family) in (str(each.source), str(each.destination)) for each in frames)
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def segments(made: Site, family: Family) -> tuple[int, int]:
+    """The largest segments that p1 and p2 send each other over one connection of p1's."""
+    with made.socket("p2", family, socket.SOCK_STREAM, ("", PORT)) as server:
+        server.listen()
+        with made.socket("p1", family, socket.SOCK_STREAM) as client:
+            client.connect((pod(2, family), PORT))
+            accepted, _ = server.accept()
+            with accepted:
+                return tuple(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) for each in (client, accepted))  # type: ignore[return-value]
+
+
+@pytest.mark.lab
+@every_family
+def test_segments_fit_into_the_overlay_though_pods_do_not_know_of_it(family):
+    header = {Family.IPV4: 20, Family.IPV6: 40}[family] + 32  # with timestamps
+    with site(plans(Mode.VXLAN)) as made:
+        assert segments(made, family) == (1450 - header, 1450 - header)
+        for number, each in enumerate(plans(NetworkSettings(Mode.VXLAN, clamp_mss=False)), 1):
+            made.apply(number, each)
+        assert segments(made, family) == (1500 - header, 1500 - header)
+
+
+@pytest.mark.lab
+def test_segments_fit_to_a_peer_that_takes_less():
+    small = [
+        replace(each, peers={name: replace(other, mtu=1300) for name, other in each.peers.items()})
+        for each in plans(Mode.VXLAN)
+    ]
+    with site(small) as made:
+        assert segments(made, Family.IPV4) == (1300 - 52, 1300 - 52)
+
+
+# --- WireGuard: np-wg is a cable here, for in plain text is what goes by another link ---------------------------------
+
+
+def with_cable(made: Site, settings: NetworkSettings) -> None:
+    """The rules of WireGuard, and routes to the other node's Pods over a cable called np-wg."""
+    far = made.spaces["n2"].path
+    made.run("n1", "ip", "link", "add", "np-wg", "type", "veth", "peer", "name", "np-wg", "netns", str(far))
+    for number, other in ((1, 2), (2, 1)):
+        name = f"n{number}"
+        made.run(name, "ip", "link", "set", "np-wg", "mtu", str(WIREGUARD_MTU), "up")
+        script = program_script(rules(plans(settings)[number - 1]))
+        made.spaces[name].run(lambda script=script: load(script))
+        for family in Family:
+            inner, length = ranges(number, (family,))[0].network_address, {4: "32", 6: "128"}[family]
+            there = ranges(other, (family,))[0]
+            nodad = ("nodad",) if family == 6 else ()
+            made.run(name, "ip", "address", "add", f"{inner}/{length}", "dev", "np-wg", *nodad)
+            hop = str(there.network_address)
+            made.run(name, "ip", "route", "replace", hop, "dev", "np-wg")
+            made.run(name, "ip", "route", "replace", str(there), "via", hop, "dev", "np-wg", "onlink")
+
+
+def astray(made: Site, number: int, family: Family) -> None:
+    """Somebody sends a node's packets for the other's Pods over the wire."""
+    other = 3 - number
+    hop = node_address(other, family)
+    made.run(f"n{number}", "ip", "route", "replace", str(ranges(other, (family,))[0]), "via", hop, "dev", UPLINK)
+
+
+def tell(made: Site, source: str, family: Family, to: str, payload: bytes) -> None:
+    with made.socket(source, family) as sending:
+        sending.sendto(payload, (to, PORT))
+
+
+@pytest.mark.lab
+@every_family
+def test_nothing_for_a_peers_pods_leaves_in_plain_text_wherever_routes_lead(family):
+    with site() as made:
+        with_cable(made, NetworkSettings(Mode.WIREGUARD))
+        assert made.seen("p2", pod(2, family), family) == pod(1, family)
+        astray(made, 1, family)
+        with tap(made.spaces["wire"]) as seen, made.socket("outside", family, at=("", PORT)) as server:
+            tell(made, "p1", family, pod(2, family), b"secret")
+            with pytest.raises(PermissionError):
+                tell(made, "n1", family, pod(2, family), b"secret")
+            for sender in ("p1", "n1"):
+                tell(made, sender, family, OUTSIDE[family], LAST)
+                assert heard(server) == []
+            frames: list[packets.Frame] = []
+            packets.wait_for(seen, lambda each: frames.append(each) or each.raw.endswith(LAST), 2)
+            assert not any(each.raw.endswith(b"secret") for each in frames)
+            made.unguarded(1)
+            tell(made, "p1", family, pod(2, family), b"secret")
+            packets.wait_for(seen, lambda each: each.raw.endswith(b"secret"))
+
+
+@pytest.mark.lab
+@every_family
+def test_nothing_of_a_peers_pods_is_taken_in_plain_text(family):
+    with site() as made:
+        with_cable(made, NetworkSettings(Mode.WIREGUARD))
+        with made.socket("p1", family, at=("", PORT)) as server:
+            wire(made, family, pod(2, family), b"forged")
+            wire(made, family, OUTSIDE[family], LAST)
+            assert heard(server) == []
+            made.unguarded(1)
+            wire(made, family, pod(2, family), b"forged")
+            wire(made, family, OUTSIDE[family], LAST)
+            assert heard(server) == [b"forged"]
+
+
+@pytest.mark.lab
+@every_family
+def test_a_peer_without_a_key_is_spoken_to_in_plain_text_where_that_is_asked_for(family):
+    settings = NetworkSettings(Mode.WIREGUARD, wireguard=Wireguard(plaintext=True))
+    with site() as made:
+        for own, other in ((1, 2), (2, 1)):
+            made.apply(own, plan(settings, [peer(other, Way.DIRECT)], own=own, overlays=()))
+        assert made.seen("p2", pod(2, family), family) == pod(1, family)
+
+
+# --- addresses of load balancers -------------------------------------------------------------------------------------
+
+
+def served(*more: str) -> NetworkPlan:
+    """Of n1, with the addresses of SERVED and `more`."""
+    settings = NetworkSettings(Mode.HOST_GW, load_balancers=POOLS)
+    taken = tuple(map(ip_address, (*SERVED.values(), *more)))
+    return plan(settings, [peer(2, Way.DIRECT)], load_balancer_addresses=taken)
+
+
+def announcing(made: Site) -> None:
+    """n1 has the addresses, as it would if it announced them."""
+    for family, each in SERVED.items():
+        more = ("/32",) if family == 4 else ("/128", "nodad", "preferred_lft", "0")
+        made.run("n1", "ip", "address", "add", each + more[0], "dev", UPLINK, *more[1:])
+
+
+@pytest.mark.lab
+@every_family
+def test_what_no_service_takes_is_not_for_the_node(family):
+    with site([served()]) as made, made.socket("n1", family, at=("", PORT)) as server:
+        announcing(made)
+        for sender in ("outside", "p1", "n1"):
+            tell(made, sender, family, SERVED[family], b"for nobody")
+            tell(made, sender, family, node_address(1, family), LAST)
+            assert heard(server) == []
+        made.unguarded(1)
+        tell(made, "outside", family, SERVED[family], b"for nobody")
+        tell(made, "outside", family, node_address(1, family), LAST)
+        assert heard(server) == [b"for nobody"]
+
+
+@pytest.mark.lab
+@every_family
+def test_what_a_service_takes_gets_there_and_neighbours_are_answered(family):
+    ip, to = ("ip", pod(1, family)) if family == 4 else ("ip6", f"[{pod(1, family)}]")
+    hook = "{ type nat hook prerouting priority -100; }"
+    with site([served()]) as made:
+        announcing(made)
+        made.nft(1, f"add table {ip} services; add chain {ip} services taken {hook}")
+        made.nft(1, f"add rule {ip} services taken {ip} daddr {SERVED[family]} udp dport 80 dnat to {to}:{PORT}")
+        with made.socket("p1", family, at=("", PORT)) as server, made.socket("outside", family) as client:
+            client.connect((SERVED[family], 80))
+            client.send(b"ask")
+            said, whom = server.recvfrom(64)
+            server.sendto(said, whom)
+            assert client.recv(64) == b"ask"
+        at = (SERVED[family], "dev", UPLINK)
+        made.run("outside", "ip", "neighbour", "change", *at, "nud", "probe")  # asked at its own address
+        until(lambda: "REACHABLE" in made.run("outside", "ip", "neighbour", "show", *at))
+
+
+@pytest.mark.lab
+@every_family
+def test_answers_to_such_an_address_arrive(family):
+    with site([served()]) as made:
+        announcing(made)
+        assert made.seen("outside", OUTSIDE[family], family, "n1", SERVED[family]) == SERVED[family]
+
+
+@pytest.mark.lab
+@every_family
+def test_what_no_service_takes_does_not_go_round_in_circles(family):
+    to = {Family.IPV4: "203.0.113.200", Family.IPV6: "fd00:203::200"}[family]  # by n1's default route: outside
+    with site([served(to)]) as made, tap(made.spaces["outside"], UPLINK) as seen:
+        made.run("outside", "ip", "route", "replace", to, "via", node_address(1, family))
+        tell(made, "outside", family, to, b"circle")
+        tell(made, "outside", family, pod(1, family), LAST)
+        frames: list[packets.Frame] = []
+        packets.wait_for(seen, lambda each: frames.append(each) or each.raw.endswith(LAST))
+        assert [each.hops for each in frames if each.raw.endswith(b"circle")] == [64]
+        made.unguarded(1)
+        tell(made, "outside", family, to, b"circle")
+        packets.wait_for(seen, lambda each: each.hops == 63 and each.raw.endswith(b"circle"))
+
+
+def test_rules_are_short_words_of_the_plan():
+    text = program_script(rules(cluster(Mode.VXLAN, 500)))
+    assert sum(line.startswith("add rule") for line in text.splitlines()) < 30
+    assert len(re.findall(r"vxlan-peers \{ [0-9.]+ \}", text)) == 499
+    assert str(addresses(500)[0]) in text
