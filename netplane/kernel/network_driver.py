@@ -17,7 +17,17 @@ from netplane.kernel import link_orders, network_links, network_neighbours, netw
 from netplane.kernel.links import Links, NotDone, Order
 from netplane.kernel.netlink import Request
 from netplane.model.address import IPAddress
-from netplane.programs.network import LINKS, METRIC, LinkAddress, NetworkProgram, Route, RouteKey, RouteKind, SourceRule
+from netplane.programs.network import (
+    LINKS,
+    METRIC,
+    LinkAddress,
+    NetworkProgram,
+    Route,
+    RouteKey,
+    RouteKind,
+    SourceRule,
+    VxlanLink,
+)
 from netplane.programs.network_changes import (
     FoundLink,
     FoundNetwork,
@@ -25,14 +35,13 @@ from netplane.programs.network_changes import (
     LinkChange,
     NetworkChanges,
 )
-from netplane.programs.network_lines import address_words, route_words
+from netplane.programs.network_lines import address_words, link_words, route_words
 
 Announce = Callable[[str, IPAddress], None]
 """Tell the neighbours on a link that an address is here."""
 
 _HELPER_METRIC = METRIC - 1
 _GONE = frozenset({errno.ESRCH, errno.ENODEV, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENXIO})
-_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL})
 
 
 class Failure(NamedTuple):
@@ -186,19 +195,17 @@ class NetworkDriver(Closing):
         _raise(self._removed(orders))
 
     def _links(self, changes: Mapping[str, LinkChange]) -> list[Failure]:
-        found = self._find(changes)
-        orders = [
-            order for name, change in changes.items() for order in network_links.orders(change, found.get(name, 0))
-        ]
-        refused = self._attempt(orders)
-        quiet = {name for name in changes if not sysctls.exists(f"net/ipv6/conf/{name}")}
-        return self._refused(
-            each
-            for each in refused
-            if not (
-                each.errno in _NO_IPV6 and any(each.order.doing.endswith(f"addrgenmode of link {n}") for n in quiet)
-            )
-        )
+        numbers = self._find(changes)
+        failures: list[Failure] = []
+        orders: list[Order] = []
+        for name, change in changes.items():
+            if isinstance(change.link, VxlanLink) or name in numbers:
+                orders += network_links.orders(change, numbers.get(name, 0))
+            else:
+                failures.append(_missing(link_words(change.link), name))
+        without = {name for name in changes if not sysctls.exists(f"net/ipv6/conf/{name}")}
+        ignored = {id(order) for name in without for order in orders if order.doing == network_links.doing_quiet(name)}
+        return failures + self._refused(each for each in self._attempt(orders) if id(each.order) not in ignored)
 
     def _addresses(self, changes: NetworkChanges, numbers: Mapping[str, int]) -> list[Failure]:
         failures: list[Failure] = []

@@ -60,6 +60,11 @@ def orders(change: LinkChange, number: int) -> list[Order]:
     return [*removed, _made(link), *_changed(link.name)]
 
 
+def doing_quiet(name: str) -> str:
+    """What the order says that is refused where a link has no IPv6, and need not be carried out there."""
+    return f"set addrgenmode of link {name}"
+
+
 def _made(link: VxlanLink) -> Order:
     checksum = attribute(_CHECKSUM, bytes((link.checksum,))) if link.local.version == 4 else b""
     data = nested(
@@ -82,8 +87,9 @@ def _made(link: VxlanLink) -> Order:
 
 
 def _changed(name: str, *settings: bytes) -> list[Order]:
-    quiet = link_orders.change(name, link_orders.settings())
-    return [quiet._replace(doing=f"set addrgenmode of link {name}"), link_orders.change(name, *settings, up=True)]
+    """First of all the MTU: below 1280 bytes a link has nothing of IPv6 that could be set."""
+    quiet = link_orders.change(name, link_orders.settings())._replace(doing=doing_quiet(name))
+    return [*([link_orders.change(name, *settings)] if settings else []), quiet, link_orders.change(name, up=True)]
 
 
 def _local(address: IPAddress) -> bytes:

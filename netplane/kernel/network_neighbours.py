@@ -27,7 +27,7 @@ _DESTINATION, _MAC, _PORT, _VNI, _OUT = 1, 2, 6, 7, 8
 _LOCAL, _LIFETIMES, _FLAGS, _PROTOCOL = 2, 6, 8, 11
 _FOREVER = 0xFFFFFFFF
 _HOST_SCOPE = 254
-_FAILED, _TENTATIVE = 0x08, 0x40
+_FAILED, _DEPRECATED, _TENTATIVE = 0x08, 0x20, 0x40
 _U32, _LIFE = struct.Struct("=I"), struct.Struct("=IIII")
 _MARK = attribute(_PROTOCOL, bytes((PROTOCOL,)))
 
@@ -141,7 +141,7 @@ def decode_address(payload: bytes) -> AddressFacts:
     entry = attributes(payload, ADDRESS.size)
     packed = entry.get(_LOCAL) or entry[_DESTINATION]
     flags = _U32.unpack(entry[_FLAGS])[0] if _FLAGS in entry else flags
-    announced = _LIFETIMES in entry and _LIFE.unpack(entry[_LIFETIMES])[0] == 0
+    announced = bool(flags & _DEPRECATED)  # IPv4 tells no lifetimes of an address that never ends
     wanted_scope = _HOST_SCOPE if announced and len(packed) == 4 else 0
     usual = length == 8 * len(packed) and scope == wanted_scope and not flags & (_FAILED | _TENTATIVE)
     marked = entry.get(_PROTOCOL) == bytes((PROTOCOL,))

@@ -24,6 +24,9 @@ from netplane.programs.network import (
     VxlanLink,
 )
 
+_SMALLEST_IPV6 = 1280
+"""Bytes: on links of less the kernel has nothing of IPv6."""
+
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 Found = TypeVar("Found")
@@ -204,7 +207,8 @@ def _link_work(have: FoundLink | None, link: Link) -> LinkWork | None:
     if have is None:
         return LinkWork.NEW
     want = _effective(link)
-    if have.vxlan is None or have.strange or _unchangeable(have.vxlan) != _unchangeable(want):
+    without_ipv6 = have.mtu < _SMALLEST_IPV6 <= link.mtu  # it would make up an address as soon as it is larger again
+    if have.vxlan is None or without_ipv6 or _unchangeable(have.vxlan) != _unchangeable(want):
         return LinkWork.AGAIN
     return None if have.settled and have.vxlan == want else LinkWork.CHANGE
 
@@ -232,10 +236,8 @@ def _without_lost(found: FoundNetwork, changes: Mapping[str, LinkChange]) -> Fou
     if not (again or renamed or resized):
         return found
 
-    def stays(key: RouteKey, route: Route | None) -> bool:
-        if route is None or route.link in again:
-            return route is None
-        return not (route.mtu and key.to.version == 6 and route.link in resized)
+    def resizes(key: RouteKey, route: Route | None) -> bool:
+        return route is not None and bool(route.mtu) and key.to.version == 6 and route.link in resized
 
     return FoundNetwork(
         links=found.links,
@@ -243,7 +245,11 @@ def _without_lost(found: FoundNetwork, changes: Mapping[str, LinkChange]) -> Fou
         addresses=frozenset(each for each in found.addresses if each.link not in again),
         neighbours={key: mac for key, mac in found.neighbours.items() if key[0] not in renamed},
         forwarding={key: to for key, to in found.forwarding.items() if key[0] not in again},
-        routes={key: route for key, route in found.routes.items() if stays(key, route)},
+        routes={
+            key: None if resizes(key, route) else route
+            for key, route in found.routes.items()
+            if route is None or route.link not in again
+        },
         rules=found.rules,
         sysctls={name: value for name, value in found.sysctls.items() if again.isdisjoint(name.split("/"))},
         leftovers=found.leftovers,

@@ -1,4 +1,4 @@
-"""A node for tests of the Pod network's links and routes: an anonymous namespace with an uplink, and `ip` as witness."""
+"""A node for tests of the Pod network: an anonymous namespace with an uplink, and `ip` and `bridge` as witnesses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from netplane.closing import Closing
 from netplane.kernel import command
+from netplane.kernel.links import Links
 from netplane.kernel.mechanism import Pending
 from netplane.kernel.netns import Namespace
 from netplane.kernel.network_mechanism import NetworkMechanism
@@ -72,7 +73,7 @@ def overlay(*numbers: int, mtu: int = 0, link: VxlanLink = VXLAN) -> NetworkProg
         links={name: link},
         addresses=frozenset(LinkAddress(name, inner(0, family)) for family in (4, 6)),
         neighbours={(name, inner(number, family)): mac(number) for number in numbers for family in (4, 6)},
-        forwarding={(name, mac(number)): node(number) for number in numbers},
+        forwarding={(name, mac(number)): node(number, link.local.version) for number in numbers},
         routes=routes,
         rules=frozenset(SourceRule(pods(0, family)) for family in (4, 6)),
         sysctls={"net/ipv4/ip_forward": 1, f"net/ipv6/conf/{name}/accept_ra": 0},
@@ -101,6 +102,7 @@ class NetworkNode(Closing):
         for link in ("eth0", "far"):
             self.ip("link", "set", link, "addrgenmode", "none")
             self.ip("link", "set", link, "up")
+        self.run(_wait_for_carrier)
         self.ip("address", "add", f"{UPLINK}/15", "dev", "eth0")
         self.ip("address", "add", f"{UPLINK_SIX}/31", "dev", "eth0", "nodad")
         self.mechanism = self.run(self.new_mechanism)
@@ -144,31 +146,44 @@ class NetworkNode(Closing):
         return self.run(work)
 
     def everything(self) -> dict[str, list[str]]:
-        """All there is, ours or not, as `ip` and `bridge` say it; numbers of links and counters left out."""
+        """All there is, ours or not, as `ip` and `bridge` say it; what the kernel makes by itself is left out."""
         links = [
-            (each["ifname"], each.get("linkinfo", {}).get("info_kind"), each["mtu"], each["address"], each["flags"])
+            (
+                each["ifname"],
+                each.get("linkinfo", {}).get("info_kind"),
+                each["mtu"],
+                each["address"],
+                "UP" in each["flags"],
+            )
             for each in self.shown("link", "show")
         ]
         return {
             "links": sorted(map(str, links)),
-            "addresses": self.ip("-o", "address", "show").splitlines(),
+            "addresses": sorted(line.split(": ", 1)[1] for line in self.ip("-o", "address", "show").splitlines()),
             "routes": [*self.lines("-4", "route"), *self.lines("-6", "route")],
             "rules": [*self.ip("-4", "rule").splitlines(), *self.ip("-6", "rule").splitlines()],
             "neighbours": sorted(self.ip("neighbour", "show", "nud", "permanent").splitlines()),
-            "forwarding": sorted(self.bridge("fdb", "show").splitlines()),
+            "forwarding": sorted(line for line in self.bridge("fdb", "show").splitlines() if " dst " in line),
         }
 
     def lines(self, family: str, what: str) -> list[str]:
-        return sorted(line.strip() for line in self.ip(family, what, "show", "table", "all").splitlines())
+        said = self.ip(family, what, "show", "table", "all").splitlines()
+        return sorted(line.strip() for line in said if "table local" not in line)
 
     def ours(self) -> list[str]:
         """Our routes, as `ip` says them."""
         words = ("route", "show", "table", "all", "proto", "98")
-        return sorted(line.strip() for family in ("-4", "-6") for line in self.ip(family, *words).splitlines())
+        lines = (line for family in ("-4", "-6") for line in self.ip(family, *words).splitlines())
+        return sorted(line.replace(" linkdown", "").strip() for line in lines)
 
     def close(self) -> None:
         self.mechanism.close()
         self.namespace.close()
+
+
+def _wait_for_carrier() -> None:
+    with Links() as kernel:
+        kernel.wait_ready({"eth0", "far"}, 20)
 
 
 def without(program: NetworkProgram, **changes: Any) -> NetworkProgram:
