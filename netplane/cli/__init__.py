@@ -22,6 +22,7 @@ _NOUNS = {
     "cluster": "The manifests: check, show, compare.",
     "host": "What this machine can do.",
     "lab": "Namespaces posing as a cluster, and real packets.",
+    "load-balancer": "Addresses of Services of type LoadBalancer.",
     "packet": "What happens to one packet.",
     "plan": "What must happen to packets on a node.",
     "service": "The rows of a Service, and why.",
@@ -37,7 +38,7 @@ class _Nouns(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _NOUNS:
             return None
-        command: click.Command = importlib.import_module(f"netplane.cli.{cmd_name}").group
+        command: click.Command = importlib.import_module(f"netplane.cli.{cmd_name.replace('-', '_')}").group
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

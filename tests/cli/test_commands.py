@@ -31,7 +31,7 @@ HOSTILE = (
 
 
 def test_the_page_lists_exactly_the_commands_there_are():
-    listed = re.findall(r"^\| `([a-z]+ [a-z]+)` \|", PAGE, re.MULTILINE)
+    listed = re.findall(r"^\| `([a-z-]+ [a-z]+)` \|", PAGE, re.MULTILINE)
     assert len(listed) == len(set(listed))
     assert set(listed) == COMMANDS.keys()
 
