@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from netplane.errors import Problem
 from netplane.model.address import IPAddress, IPNetwork
 from netplane.plan.network_settings import Bgp, NetworkSettings
 from netplane.plan.plan import Note
+
+if TYPE_CHECKING:
+    from netplane.plan.network_memory import NetworkMemory
 
 VXLAN_LINKS = {4: "np-vxlan4", 6: "np-vxlan6"}
 """By the family of the outer packets."""
@@ -72,9 +76,11 @@ class Tunnel:
 class PeerPlan:
     """How this node reaches one other.
 
-    `mtu`: bytes of the largest packet between a Pod here and one there, 0 where that is not known (BGP, NONE).
+    `mtu`: bytes of the largest packet between a Pod here and one there, 0 where that is not known (NONE, and BGP
+    without a route to it); for BGP it is what the way to its address takes.
     `link`: the link packets leave by. `next_hops`: for DIRECT, its address of each family. `tunnel`: for overlays.
-    A range of a family in which it cannot be reached is not in `ranges` but in `unreachable`.
+    A range of a family in which it cannot be reached is not in `ranges` but in `unreachable`. A range that another
+    node has a better claim to is in neither, and may be inside one of that node's.
     """
 
     node: str
@@ -90,19 +96,24 @@ class PeerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """This node's end of an overlay. `mtu`: of the link, the largest any peer takes; routes say less where needed."""
+    """This node's end of an overlay. `mtu`: of the link, the largest any peer takes; routes say less where needed.
+
+    `mac` for VXLAN; `key`, this node's public one, for WireGuard.
+    """
 
     link: str
     outer: IPAddress
     inner: tuple[IPAddress, ...]
     mtu: int
     mac: bytes = b""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class BgpSession:
-    """One session. `name` is a word for people and for bird, unique on this node: `node_n2`, `router_198_18_0_1`.
+    """One session, for the routes of the family of its addresses: two nodes of two families have two.
 
+    `name` is a word for people and for bird, unique on this node: `node_n2`, `node_n2_v6`, `router_198_18_0_1`.
     `client`: the other end is a node to which this one reflects routes.
     """
 
@@ -120,6 +131,7 @@ class BgpPlan:
     """What this node says and hears. `announced`: its own Pod ranges, and addresses of Services.
 
     `accepted`: no route that is not inside one of these is let in. `cluster_id`: only of a reflector.
+    In other modes than BGP there is one only for load-balancer addresses: no Pod range is announced, none accepted.
     """
 
     settings: Bgp
@@ -164,3 +176,5 @@ class NetworkPlan:
     """Every address of the pools that a Service has: what is not translated is not for the node itself."""
     problems: tuple[Problem, ...] = ()
     notes: tuple[Note, ...] = ()
+    memory: NetworkMemory | None = field(default=None, compare=False, repr=False)
+    """What it was made from, for `previous` of `plan_network`: of no meaning to anybody else."""
