@@ -12,11 +12,12 @@ from pathlib import Path
 from bench import report
 from bench.cni_tables import attach_tables
 from bench.measure import measure
+from bench.network_tables import network_tables
 from bench.results import FULL, PARTS, QUICK
 from bench.tables import tables
 from bench.ways import WAYS
 
-_SERVICES, _CONTAINERS = "scripts/bench", "scripts/bench --only cni"
+_SERVICES, _CONTAINERS, _NETWORK = "scripts/bench", "scripts/bench --only cni", "scripts/bench --only network"
 _END = "<!-- end of the last run -->\n"
 _PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
@@ -36,7 +37,11 @@ def main() -> int:
     ways = tuple(way for way in WAYS if str(way) in (given.backend or map(str, WAYS)))
     results = measure(QUICK if given.quick else FULL, say, parts, ways)
     say("done")
-    sections = {_SERVICES: tables(results), _CONTAINERS: attach_tables(results.attach) if results.attach else []}
+    sections = {
+        _SERVICES: tables(results),
+        _CONTAINERS: attach_tables(results.attach) if results.attach else [],
+        _NETWORK: network_tables(results.network) if results.network else [],
+    }
     made = list(chain.from_iterable(sections.values()))
     print(report.text(results, made), end="")
     if given.json:
@@ -59,8 +64,8 @@ def _words() -> argparse.Namespace:
     words.add_argument("--json", type=Path, metavar="FILE", help="write every sample and the tables to FILE")
     words.add_argument("--record", action="store_true", help=f"put the tables into docs/{_PAGE.name}")
     given = words.parse_args()
-    if given.record and (given.only not in (None, ["cni"]) or given.backend or given.quick):
-        words.error("--record is for a whole run, or --only cni")
+    if given.record and (given.only not in (None, ["cni"], ["network"]) or given.backend or given.quick):
+        words.error("--record is for a whole run, --only cni or --only network")
     return given
 
 

@@ -15,6 +15,7 @@ from bench.clusters import Change, Churn, Size
 from bench.cni import run_attach
 from bench.cold import cold_loads
 from bench.kills import kills_in_new_processes
+from bench.network import run_network
 from bench.nodes import Netplane, Node
 from bench.packets import Target, connect_times
 from bench.results import BASELINE, CONTROL, NETPLANE, PARTS, Amount, Changes, Results, target
@@ -44,6 +45,8 @@ def measure(amount: Amount, say: Say, parts: Iterable[str] = PARTS, ways: tuple[
             results.kills = kills_in_new_processes(ways, amount.kills)
         if "cni" in wanted:
             results.attach = run_attach(amount.attach, say)
+        if "network" in wanted:
+            results.network = run_network(amount.network, say)
     return results
 
 

@@ -19,7 +19,9 @@ def exchanged(sides: Mapping[str, Side], amount: NetworkAmount) -> dict[str, Pac
     for _ in range(amount.rounds):
         order.shuffle(turns)
         for name in turns:
-            found[name].streams.append(sides[name].pair.stream(amount.stream_seconds))
+            by_clock, by_work = sides[name].pair.stream(amount.stream_seconds)
+            found[name].streams.append(by_clock)
+            found[name].work.append(by_work)
         for name in turns:
             found[name].trips.append(sides[name].pair.trips(amount.trips))
     return found

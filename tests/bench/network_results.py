@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 PLAIN, PLAIN_AGAIN = "plain routing", "plain routing, on a second pair of nodes"
 HAND_MADE = "a hand-made VXLAN"
+PLAIN_MASQUERADE, HAND_MADE_MASQUERADE = f"{PLAIN}, and masquerading", f"{HAND_MADE}, and masquerading"
+"""The same with the rules of whoever masquerades what leaves the cluster: then connections are tracked, too."""
 HOST_GW, VXLAN, WIREGUARD, BGP = "netplane host-gw", "netplane vxlan", "netplane wireguard", "netplane bgp"
-SIDES = (PLAIN, PLAIN_AGAIN, HOST_GW, BGP, HAND_MADE, VXLAN, WIREGUARD)
+SIDES = (PLAIN, PLAIN_AGAIN, PLAIN_MASQUERADE, HOST_GW, BGP, HAND_MADE, HAND_MADE_MASQUERADE, VXLAN, WIREGUARD)
 """In this order in the tables."""
 
 
@@ -34,6 +36,8 @@ class Packets:
 
     streams: list[float] = field(default_factory=list)
     """Bytes a second of one TCP connection."""
+    work: list[float] = field(default_factory=list)
+    """Its bytes by seconds of processor time of the one thread that plays both ends."""
     trips: list[float] = field(default_factory=list)
     """Seconds of a round trip: the median of the round."""
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from bench.baselines import send
 from bench.network_pairs import UPLINK, UPLINK_MTU, Pair, node_address, pod_range
-from bench.network_results import HAND_MADE, PLAIN, PLAIN_AGAIN
+from bench.network_results import HAND_MADE, HAND_MADE_MASQUERADE, PLAIN, PLAIN_AGAIN, PLAIN_MASQUERADE
 from netplane.closing import Closing
 from netplane.kernel.netns import Namespace
 
+CLUSTER = pod_range(1).supernet(new_prefix=16)
 VXLAN_OVERHEAD = 50
 """Bytes that VXLAN adds to a packet over IPv4."""
 Making = Callable[[Pair, ExitStack, Path], None]
@@ -64,6 +65,36 @@ def hand_made(pair: Pair, _made: ExitStack, _place: Path) -> None:
         send(node, f"{forwarding}\n", "bridge", "-batch", "-")
 
 
+def masquerading(make: Making) -> Making:
+    """The same, and what leaves the cluster is masqueraded, as every node does; as Flannel writes it."""
+
+    def both(pair: Pair, made: ExitStack, place: Path) -> None:
+        make(pair, made, place)
+        for here, _, node in ends(pair):
+            send(node, _RULES.format(own=pod_range(here), cluster=CLUSTER), "nft", "-f", "-")
+
+    return both
+
+
+_RULES = """
+table ip flannel-ipv4 {{
+    chain postrtg {{
+        type nat hook postrouting priority srcnat;
+        meta mark 0x4000 return
+        ip saddr {own} ip daddr {cluster} return
+        ip saddr {cluster} ip daddr {own} return
+        ip saddr != {own} ip daddr {cluster} return
+        ip saddr {cluster} ip daddr != 224.0.0.0/4 masquerade fully-random
+    }}
+    chain forward {{
+        type filter hook forward priority filter;
+        ip saddr {cluster} accept
+        ip daddr {cluster} accept
+    }}
+}}
+"""
+
+
 def ends(pair: Pair) -> list[tuple[int, int, Namespace]]:
     """The number of a node, that of the other one, and its namespace."""
     return [(1, 2, pair.nodes[0]), (2, 1, pair.nodes[1])]
@@ -76,6 +107,8 @@ def _mac(number: int) -> str:
 OTHERS: dict[str, tuple[int, Making]] = {
     PLAIN: (0, plain),
     PLAIN_AGAIN: (0, plain),
+    PLAIN_MASQUERADE: (0, masquerading(plain)),
     HAND_MADE: (VXLAN_OVERHEAD, hand_made),
+    HAND_MADE_MASQUERADE: (VXLAN_OVERHEAD, masquerading(hand_made)),
 }
 """By name: how much smaller Pods' packets are than the uplink's, and who makes the way."""

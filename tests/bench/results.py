@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from bench.clusters import Size
 from bench.cni_results import AttachAmount, AttachRun
+from bench.network_results import NetworkAmount, NetworkRun
 
-PARTS = ("cold", "change", "agent", "packets", "kills", "cni")
+PARTS = ("cold", "change", "agent", "packets", "kills", "cni", "network")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Amount:
     flap_seconds: float
     kills: int
     attach: AttachAmount
+    network: NetworkAmount
 
 
 FULL = Amount(
@@ -63,6 +65,7 @@ FULL = Amount(
     flap_seconds=10.0,
     kills=100,
     attach=AttachAmount(blocks=8, versions=25, serial=15, parallel=40, ports=6, many=1000),
+    network=NetworkAmount(rounds=151, stream_seconds=0.03, trips=200, peers=500, cold=5, changes=100, kept=1000),
 )
 QUICK = Amount(
     loads=(Load(Size(1000, 2), 3, 3), Load(Size(3000, 2), 1, 1)),
@@ -79,6 +82,7 @@ QUICK = Amount(
     flap_seconds=3.0,
     kills=3,
     attach=AttachAmount(blocks=3, versions=20, serial=10, parallel=24, ports=4, many=200),
+    network=NetworkAmount(rounds=31, stream_seconds=0.02, trips=100, peers=500, cold=1, changes=20, kept=100),
 )
 
 
@@ -186,6 +190,8 @@ class Results:
     kills: dict[str, Kills] = field(default_factory=dict)
     attach: AttachRun | None = None
     """Of containers, which is the same whatever the way."""
+    network: NetworkRun | None = None
+    """Of the Pod network across nodes, likewise."""
 
 
 NETPLANE, CONTROL, BASELINE = "netplane", "netplane, on a second node", "baseline"

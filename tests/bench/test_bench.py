@@ -18,6 +18,8 @@ from bench.cni_tables import attach_tables
 from bench.cold import baseline_cold, cold_loads, netplane_cold
 from bench.kills import killed
 from bench.measure import measure
+from bench.network_results import NetworkAmount
+from bench.network_tables import network_tables
 from bench.nodes import Netplane, Node
 from bench.observe import Notifications
 from bench.packets import Target, connect_times
@@ -49,6 +51,7 @@ TINY = Amount(
     flap_seconds=0.3,
     kills=2,
     attach=AttachAmount(blocks=2, versions=1, serial=1, parallel=9, ports=1, many=3),
+    network=NetworkAmount(rounds=1, stream_seconds=0.02, trips=5, peers=3, cold=1, changes=2, kept=10),
 )
 
 every_way = pytest.mark.parametrize("way", WAYS, ids=str)
@@ -349,12 +352,16 @@ def test_agents_are_killed_and_connections_notice_nothing(way):
 @pytest.mark.lab
 def test_a_whole_run_makes_every_table_and_a_part_only_its_own():
     said = []
-    results = measure(TINY, said.append, [part for part in PARTS if part != "cni" or not missing()])
+    results = measure(
+        TINY, said.append, [part for part in PARTS if part != "network" and (part != "cni" or not missing())]
+    )
     assert said[0] == "cold load 5 x 4"
     assert len(results.cold[0].baseline) == 1  # loading the big node counts
     made = tables(results)
     assert len(made) == 5 + len(WAYS)  # all but the growth: there is one size
     assert all(f"**{table.title}**" in report.text(results, made) for table in made)
+    assert results.network is not None
+    assert len(network_tables(results.network)) == 4
     if results.attach:
         made += attach_tables(results.attach)
         assert made[-1].rows[-2][0] == "agent with 3 containers"
