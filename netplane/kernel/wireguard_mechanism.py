@@ -38,8 +38,8 @@ LINK = "np-wg"
 """What is swept where nothing is wanted and nothing is known of earlier."""
 KEYS = "wireguard"
 """The folder of keys in the state directory."""
-_SHARE = 100
-"""Comparing all peers takes a hundredth of a processor, at most."""
+_SHARE, _LONGEST_SECONDS = 100, 10.0
+"""Comparing all peers takes a hundredth of a processor, but is never longer ago than this."""
 
 
 class Served(Enum):
@@ -125,6 +125,7 @@ class WireguardMechanism:
         self._wanted: dict[str, Wanted] = {}
         self._applied: dict[str, Wanted] | None = None
         self._next_look, self._foreign = 0.0, 0
+        self._differs: tuple[str, ...] = ()
         self._seen: tuple[str, ...] = ()
         with ExitStack() as made:
             self._links = made.enter_context(Links())
@@ -146,7 +147,7 @@ class WireguardMechanism:
         }
         drift = Drift()
         if self._applied is None or reread:
-            before = self._applied or {}
+            before, self._differs = self._applied or {}, ()
             found = {name: self._read(name) for name in sorted({LINK, *wanted, *before})}
             drift = self._drift(found, before)
             steps = [self._step(name, each, wanted.get(name), before.get(name)) for name, each in found.items()]
@@ -171,7 +172,7 @@ class WireguardMechanism:
 
     def disturbed(self) -> bool:
         """See `Mechanism.disturbed`. A link that is gone or down is found each time, and so is a process that ended;
-        what is different about its peers, as often as a hundredth of a processor allows."""
+        what is different about its peers, as often as a hundredth of a processor allows, and every ten seconds."""
         return bool(self._deviations())
 
     def mark(self) -> int:
@@ -216,20 +217,20 @@ class WireguardMechanism:
         return _Step(name, found, want, renew, difference(device, want, time.time() - SESSION_SECONDS, before))
 
     def _deviations(self) -> tuple[str, ...]:
-        """What is not as it was applied, for people."""
-        lines: list[str] = []
-        whole = time.monotonic() >= self._next_look
+        """What is not as it was applied, for people: links as they are now, the rest as it was at the last look."""
+        applied = self._applied or {}
+        links = {name: link_read.link(self._links, name) for name in applied}
+        lines = tuple(
+            f"link {name}"
+            for name, link in links.items()
+            if link is None or not link.up or link.mtu != applied[name].link.mtu or link.kind not in self._served.kinds
+        )
         begun = time.monotonic()
-        for name, want in (self._applied or {}).items():
-            link = link_read.link(self._links, name)
-            if link is None or not link.up or link.mtu != want.link.mtu or link.kind not in self._served.kinds:
-                lines.append(f"link {name}")
-            elif whole:
-                step = self._step(name, self._read(name), want)
-                lines += [*step.make_lines(), *step.sweep_lines()]
-        if whole:
-            self._next_look = begun + (time.monotonic() - begun) * _SHARE
-        return tuple(lines)
+        if begun >= self._next_look and not lines:
+            steps = [self._step(name, self._read(name), want) for name, want in applied.items()]
+            self._differs = tuple(line for step in steps for line in (*step.make_lines(), *step.sweep_lines()))
+            self._next_look = begun + min((time.monotonic() - begun) * _SHARE, _LONGEST_SECONDS)
+        return lines or self._differs
 
     def _drift(self, found: Mapping[str, _Found], before: Mapping[str, Wanted]) -> Drift:
         steps = [self._step(name, found[name], want) for name, want in before.items()]

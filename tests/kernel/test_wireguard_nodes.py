@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import socket
+import time
+from base64 import b64encode
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -11,10 +16,11 @@ import mount_namespaces
 import pytest
 from wireguard_nodes import PORT, Listening, until, wire
 
-from netplane.errors import OwnershipError
+from netplane.errors import KernelError, OwnershipError
 from netplane.kernel import wireguard, wireguard_go, wireguard_netlink
 from netplane.kernel.netlink import GENERIC, NetlinkSocket
 from netplane.kernel.wireguard_mechanism import LINK, Served
+from netplane.programs.network import NetworkProgram, WireguardPeer
 from netplane.programs.program import Program
 
 pytestmark = pytest.mark.kernel
@@ -75,8 +81,6 @@ def test_a_datagram_outside_would_have_been_heard(three):
 
 
 def _plain(to):
-    import socket
-
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
         plain.sendto(MARKER, (to, 9))
 
@@ -112,8 +116,6 @@ def test_a_peer_may_only_send_what_it_is_allowed_to(meshed):
     (one, two, three_), _ = meshed
     assert one.sends(two, MARKER)
     one.apply(one.program(two, three_, n2={"allowed": (ip_network("10.244.99.0/24"),)}))
-    import time
-
     before = time.monotonic()
     with pytest.raises(AssertionError):
         until(lambda: one.namespace.run(lambda: _receives(one, two)), 0.5)
@@ -121,8 +123,6 @@ def test_a_peer_may_only_send_what_it_is_allowed_to(meshed):
 
 
 def _receives(one, two):
-    import socket
-
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
         two.namespace.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as there,
@@ -276,6 +276,53 @@ def test_a_foreign_link_of_our_name_is_left_alone(three):
     with pytest.raises(OwnershipError, match=f"link {LINK} is not ours but of kind veth"):
         one.pending(one.program(two))
     assert one.pending(Program()).swept == 0
+
+
+def many(node, peers, networks):
+    """So many peers that nobody has, with so many networks each."""
+    number = itertools.count(10 << 24)
+    every = {
+        (key := b64encode(index.to_bytes(32)).decode()): WireguardPeer(
+            key, ip_address("192.0.2.2"), PORT, tuple(ip_network((next(number), 32)) for _ in range(networks))
+        )
+        for index in range(1, peers + 1)
+    }
+    network = node.program().network
+    return Program(network=replace(network, peers={LINK: every}))
+
+
+@pytest.mark.parametrize(("peers", "networks"), [(1000, 1), (2, 3000)])
+def test_what_does_not_fit_into_one_message_is_had_all_the_same(three, peers, networks):
+    one = three[0][0]
+    want = many(one, peers, networks)
+    assert one.apply(want).made == peers + 3
+    assert one.pending(want).lines() == []
+    assert one.apply(many(one, peers // 2, networks)).swept == peers // 2
+    assert one.pending(many(one, peers // 2, networks)).lines() == []
+
+
+def test_a_port_that_somebody_else_has_is_said_until_it_is_free(three):
+    (one, two, _), _ = three
+    want = one.program(two)
+    with one.namespace.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
+        taken.bind(("", PORT))
+        with pytest.raises(KernelError, match="Address already in use"):
+            one.apply(want)
+        one.mechanism.forget()
+        with pytest.raises(KernelError, match="Address already in use"):
+            one.apply(want)
+        one.mechanism.forget()
+    two.apply(two.program(one))
+    one.apply(want)
+    assert one.sends(two, MARKER)
+
+
+def test_without_the_right_private_key_no_link_gets_it(three):
+    (one, two, _), _ = three
+    link = replace(one.program(two).network.links[LINK], key=two.keys.public())
+    with pytest.raises(KernelError, match="was it replaced by hand") as refused:
+        one.apply(Program(network=NetworkProgram(links={LINK: link})))
+    assert b64encode(one.keys.private()).decode() not in str(refused.value)
 
 
 # --- wireguard-go only ------------------------------------------------------------------------------------------------
