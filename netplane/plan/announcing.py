@@ -7,9 +7,10 @@ for it and are well, as this node sees it. No node asks another; docs/decisions/
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
+from typing import NamedTuple
 
 from netplane.errors import Problem
 from netplane.model.address import IPAddress, IPNetwork, family_of
@@ -37,15 +38,22 @@ class Electorate:
     settings: LoadBalancers
 
 
+class Elected(NamedTuple):
+    """Who answers for an address, "" for nobody, and what follows for this node."""
+
+    winner: str = ""
+    result: Announced | Problem | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Announcing:
     """What this node answers for, sorted by address, and why it does not where it should."""
 
     announced: tuple[Announced, ...] = ()
     problems: tuple[Problem, ...] = ()
-    elected: Mapping[IPAddress, Announced | Problem] = field(default_factory=dict, compare=False)
-    memory: tuple[Allocation, Plan, Electorate] | None = field(default=None, compare=False)
-    """Both are memory: what came out for each address that concerns this node, and of what."""
+    elected: Mapping[IPAddress, Elected] = field(default_factory=dict, compare=False)
+    memory: tuple[Allocation, Plan, _Ballot] | None = field(default=None, compare=False)
+    """Both are memory: what came out for each address, and of what."""
 
 
 def announced_here(  # the arguments are those of plan_network
@@ -68,27 +76,26 @@ def announcing(
     if electorate.settings.announce is not Announce.NEIGHBOURS or electorate.node not in electorate.nodes:
         return Announcing()
     memory = previous.memory if previous is not None else None
-    ballot = _Ballot(electorate)
-    if previous is None or memory is None or memory[0].ranges != allocation.ranges or not ballot.same(memory[2]):
-        elected: dict[IPAddress, Announced | Problem] = {}
-        asked: Iterable[IPAddress] = allocation.addresses
-    else:
-        asked = _asked_again(memory[0], memory[1], allocation, plan)
-        if not asked:
-            return replace(previous, memory=(allocation, plan, electorate))
+    ballot = memory[2] if memory is not None and memory[2].electorate == electorate else _Ballot(electorate)
+    asked: Iterable[IPAddress] = allocation.addresses
+    elected: dict[IPAddress, Elected] = {}
+    same_pools = memory is not None and memory[0].ranges == allocation.ranges
+    if previous is not None and memory is not None and same_pools and ballot.same_place(memory[2]):
         elected = dict(previous.elected)
+        asked = _asked_again(memory[0], memory[1], allocation, plan) | _unseated(elected, memory[2], ballot)
     for address in asked:
         result = _elect(address, allocation, plan, ballot)
         if result is None:
             elected.pop(address, None)
         else:
             elected[address] = result
-    found = (each for each in elected.values() if isinstance(each, Announced))
+    results = [each.result for each in elected.values() if each.result is not None]
+    found = (each for each in results if isinstance(each, Announced))
     return Announcing(
         announced=tuple(sorted(found, key=lambda each: (each.address.version, int(each.address)))),
-        problems=tuple(sorted({each for each in elected.values() if isinstance(each, Problem)})),
+        problems=tuple(sorted({each for each in results if isinstance(each, Problem)})),
         elected=elected,
-        memory=(allocation, plan, electorate),
+        memory=(allocation, plan, ballot),
     )
 
 
@@ -100,38 +107,52 @@ def _asked_again(before: Allocation, old: Plan, after: Allocation, new: Plan) ->
     return {each.address for id in services for of in (before, after) for each in of.given.get(id, ())}
 
 
+def _unseated(elected: Mapping[IPAddress, Elected], old: _Ballot, new: _Ballot) -> set[IPAddress]:
+    """Addresses whose winner is not well any more, or whose winner one that is well again may beat."""
+    if old.well == new.well:
+        return set()
+    back = {name: number_of(name) for name in new.well - old.well}
+    return {
+        address
+        for address, (name, _) in elected.items()
+        if (name not in new.well if name else back)
+        or (back and winner(address, {**back, name: number_of(name)}) != name)
+    }
+
+
 class _Ballot:
     """Who is well, and which of them can answer on the same network as this node."""
 
     def __init__(self, electorate: Electorate) -> None:
+        self.electorate = electorate
         self.own = electorate.nodes[electorate.node]
-        self.facts = electorate.facts
-        self._nodes = electorate.nodes
         self.well = _well(electorate)
         self.networks = _networks(electorate.facts)
         self.complaints: dict[Range, Problem | None] = {}
-        self._candidates: dict[IPNetwork, frozenset[str]] = {}
+        self._nodes = electorate.nodes
+        self._candidates: dict[IPNetwork, dict[str, int]] = {}
 
-    def same(self, other: Electorate) -> bool:
-        """Whether every election among these has the result it had among others."""
-        if self._nodes is other.nodes and self.facts == other.facts:
+    def same_place(self, other: _Ballot) -> bool:
+        """Whether elections differ at most by who is well."""
+        if self is other:
             return True
-        return (
-            _well(other) == self.well
-            and _networks(other.facts) == self.networks
-            and _addresses(other.nodes) == _addresses(self._nodes)
-        )
+        alike = (self.own.name, self.networks) == (other.own.name, other.networks)
+        return alike and (self._nodes is other._nodes or _addresses(self._nodes) == _addresses(other._nodes))
 
     def network_of(self, address: IPAddress) -> tuple[str, IPNetwork] | None:
         """The link, and the network on it, that the address is in; the narrowest one."""
         return next(((link, one) for link, one in self.networks if address in one), None)
 
-    def candidates(self, network: IPNetwork) -> frozenset[str]:
-        """Well nodes with an address in the network; all of them where nobody can know, for not even this node has."""
+    def candidates(self, network: IPNetwork) -> Mapping[str, int]:
+        """Well nodes with an address in the network; all of them where nobody can know, for not even this node has.
+
+        By name, with the number of each.
+        """
         found = self._candidates.get(network)
         if found is None:
-            here = frozenset(name for name in self.well if _within(self._nodes[name], network))
-            found = self._candidates[network] = here if _within(self.own, network) else self.well
+            can = _within(self.own, network)
+            names = (name for name in self.well if not can or _within(self._nodes[name], network))
+            found = self._candidates[network] = {name: number_of(name) for name in names}
         return found
 
     def somebody_nearer(self, address: IPAddress) -> bool:
@@ -140,8 +161,8 @@ class _Ballot:
         return any(_nearness(each, address) > own for each in self._nodes.values())
 
 
-def _elect(address: IPAddress, allocation: Allocation, plan: Plan, ballot: _Ballot) -> Announced | Problem | None:
-    """What this node has to do with the address: answer for it, complain that it cannot, or nothing."""
+def _elect(address: IPAddress, allocation: Allocation, plan: Plan, ballot: _Ballot) -> Elected | None:
+    """Who answers for the address, None if nobody has to: no Service has it, or none that is served."""
     owner = holder(allocation.pools, address)
     if owner is None or owner.stage < Stage.KEPT:
         return None
@@ -151,25 +172,31 @@ def _elect(address: IPAddress, allocation: Allocation, plan: Plan, ballot: _Ball
         return None
     at = ballot.network_of(address)
     if at is None:
-        return _nowhere(address, allocation.ranges, ballot)
+        return Elected("", _nowhere(address, allocation.ranges, ballot))
     link, network = at
-    names = ballot.candidates(network)
+    candidates = ballot.candidates(network)
     if service.external is Scope.LOCAL:
-        names &= _serving(entry, address)
-    if winner(address, names) != ballot.own.name:
-        return None
+        candidates = {name: candidates[name] for name in _serving(entry, address) if name in candidates}
+    name = winner(address, candidates)
+    if name != ballot.own.name:
+        return Elected(name)
     if _not_a_host(address, network):
-        return _unusable(service, address, link, network)
-    return Announced(address, link)
+        return Elected(name, _unusable(service, address, link, network))
+    return Elected(name, Announced(address, link))
 
 
-def winner(address: IPAddress, nodes: Iterable[str]) -> str:
-    """The node with the highest score for the address, "" of none.
+def winner(address: IPAddress, nodes: Mapping[str, int]) -> str:
+    """The node with the highest score for the address, "" of none. `nodes`: the `number_of` each.
 
     If one goes, only the addresses it had go elsewhere, and evenly; if one comes, only those it wins move.
     """
     factor = _number(address.packed)
-    return max(((factor * _number(name.encode()) % _PRIME, name) for name in nodes), default=(0, ""))[1]
+    return max([(factor * number % _PRIME, name) for name, number in nodes.items()], default=(0, ""))[1]
+
+
+def number_of(node: str) -> int:
+    """What a node is in the score: a function of its name."""
+    return _number(node.encode())
 
 
 @lru_cache(maxsize=1 << 14)

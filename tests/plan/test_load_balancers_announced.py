@@ -12,7 +12,7 @@ from netplane.model.service import ServiceId, ServiceType
 from netplane.model.snapshot import Snapshot
 from netplane.model.table import Table
 from netplane.plan.advertising import advertise, advertised
-from netplane.plan.announcing import Announcing, Electorate, announced_here, announcing, winner
+from netplane.plan.announcing import Announcing, Electorate, announced_here, announcing, number_of, winner
 from netplane.plan.load_balancers import allocate
 from netplane.plan.network_plan import HostFacts
 from netplane.plan.network_settings import Announce, Bgp, LoadBalancers, Mode, NetworkSettings
@@ -166,12 +166,14 @@ def test_the_short_form_says_the_same():
 
 
 def test_a_node_that_goes_moves_only_its_own_addresses_and_evenly():
-    names = [f"node-{number}" for number in range(10)]
+    names = {f"node-{number}": number_of(f"node-{number}") for number in range(10)}
     every = [ip_address("10.0.0.0") + number for number in range(2000)]
     before = {address: winner(address, names) for address in every}
     assert max(Counter(before.values()).values()) < 1.3 * 200
-    gone = names[3]
-    after = {address: winner(address, [name for name in names if name != gone]) for address in every}
+    gone = "node-3"
+    after = {
+        address: winner(address, {name: number for name, number in names.items() if name != gone}) for address in every
+    }
     moved = [address for address in every if after[address] != before[address]]
     assert moved == [address for address in every if before[address] == gone]
     assert max(Counter(after[address] for address in moved).values()) < 3 * len(moved) / 9
