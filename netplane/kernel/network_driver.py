@@ -155,14 +155,17 @@ class NetworkDriver(Closing):
 
     # --- making -----------------------------------------------------------------------------------------------------
 
-    def make(self, changes: NetworkChanges) -> None:
+    def clear(self, changes: NetworkChanges) -> list[Failure]:
+        """Remove what is where something else belongs; what could not be removed."""
+        orders = [*map(_of_leftover, changes.leftovers)]
+        orders += self._of_addresses(changes.misfits, self._find({each.link for each in changes.misfits}))
+        return self._removed(orders)
+
+    def make(self, changes: NetworkChanges, failures: Iterable[Failure] = ()) -> None:
         """Everything new. Raises KernelError with the first thing refused and the number of others, after all else
-        was made; OwnershipError if a link that is wanted is not ours.
+        was made; `failures` are those there were before. OwnershipError if a link that is wanted is not ours.
         """
-        failures: list[Failure] = []
-        first = [*map(_of_leftover, changes.leftovers)]
-        first += self._of_addresses(changes.misfits, self._find({each.link for each in changes.misfits}))
-        failures += self._removed(first)
+        failures = [*failures]
         failures += self._links(changes.links)
         failures += _write_sysctls(changes.sysctls)
         numbers = self._find({*_used(changes), *changes.links})

@@ -139,13 +139,15 @@ def _named(prefix: str) -> tuple[Is, ...]:
 
 @dataclass
 class _News:
-    """Messages, one after the other. Of one thing the last message counts; but what a link lost by going down is lost,
-    even when it is up again: the kernel does not tell which IPv4 routes went with it."""
+    """Messages, one after the other. Of one thing the last message counts; but what a link lost by going down, or with
+    an address, is lost even when it is up again: the kernel does not tell which IPv4 routes went with it."""
 
     want: NetworkProgram
     names: dict[int, str]
     underlay: bool = False
-    certain: str = ""
+    too_much: str = ""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Links that lost something, and how."""
     last: dict[object, str] = field(default_factory=dict)
     """Of each thing, what contradicts the program; "" if nothing does."""
 
@@ -158,12 +160,13 @@ class _News:
 
     def heard(self) -> Heard:
         """What came out."""
-        return Heard(self.certain or next(filter(None, self.last.values()), ""), self.underlay)
+        contradictions = (self.too_much, *self.lost.values(), *self.last.values())
+        return Heard(next(filter(None, contradictions), ""), self.underlay)
 
     def take(self, message: Message | None) -> None:
         """One more message; None: some were lost."""
         if message is None:
-            self.certain, self.underlay = self.certain or "too much changed at once", True
+            self.too_much, self.underlay = "too much changed at once", True
             return
         number, _, _, payload = message
         match number:
@@ -186,20 +189,20 @@ class _News:
             self.names[number] = name
         self.underlay = self.underlay or name not in LINKS
         if before in self.used and name != before:
-            self._sure(f"link {before} was renamed to {name}")
+            self.lost[before] = f"link {before} was renamed to {name}"
         if name not in self.used:
             self.last["link", name] = f"there is a link {name}" if name in LINKS and not gone else ""
         elif gone:
-            self._sure(f"link {name} was removed")
-        elif changed != _EVERYTHING and changed & UP and not flags & UP:
-            self._sure(f"link {name} went down")
-        elif changed != _EVERYTHING and changed & UP and name not in LINKS:  # ours are set up by ourselves
-            self._sure(f"link {name} came up")
+            self.lost[name] = f"link {name} was removed"
+        elif changed == _EVERYTHING and isinstance(self.want.links.get(name), VxlanLink):
+            self.lost.pop(name, None)  # made anew; by others than us it would not have our group
+            self.last = {key: words for key, words in self.last.items() if not isinstance(key, tuple) or key[0] != name}
+        elif changed & UP and not flags & UP:
+            self.lost.setdefault(name, f"link {name} went down")
+        elif changed & UP and name not in LINKS:  # ours are set up by ourselves
+            self.lost.setdefault(name, f"link {name} came up")
         if not gone and name in self.want.links:
             self.last["link", name] = self._differs(name, payload)
-
-    def _sure(self, contradiction: str) -> None:
-        self.certain = self.certain or contradiction
 
     def _differs(self, name: str, payload: bytes) -> str:
         found, link = network_links.decode(payload), self.want.links[name]
@@ -214,20 +217,20 @@ class _News:
     def _route(self, gone: bool, payload: bytes) -> None:
         fact = network_routes.decode(payload)
         wanted = self.want.routes.get(fact.key)
-        words = route_words(fact.key, wanted)
         if fact.protocol != PROTOCOL:
-            if wanted and not gone:
-                self.last[fact.key] = f"{words} was replaced"
             self.underlay = self.underlay or fact.protocol != _BY_KERNEL
-        elif gone:
-            self.last[fact.key] = f"{words} was removed" if wanted else ""
-        elif wanted is None:
-            self.last[fact.key] = f"{words} was added"
-        else:
-            route = fact.route
-            if route and route.kind is RouteKind.UNICAST:
-                route = Route(route.kind, self.names.get(fact.number, ""), route.via, route.mtu)
-            self.last[fact.key] = "" if route == wanted else f"{words} was replaced"
+            if wanted and not gone:
+                self.last[fact.key] = f"{route_words(fact.key, wanted)} was replaced"
+            return
+        route = fact.route
+        if route and route.kind is RouteKind.UNICAST:
+            route = Route(route.kind, self.names.get(fact.number, ""), route.via, route.mtu)
+        if wanted is None:
+            self.last[fact.key] = "" if gone else f"{route_words(fact.key, route)} was added"
+        elif route == wanted:
+            self.last[fact.key] = f"{route_words(fact.key, wanted)} was removed" if gone else ""
+        elif not gone:
+            self.last[fact.key] = f"{route_words(fact.key, wanted)} was replaced"
 
     def _address(self, gone: bool, payload: bytes) -> None:
         fact = network_neighbours.decode_address(payload)
@@ -244,6 +247,8 @@ class _News:
             self.last[place] = "" if gone else f"{address_words(given)} was added"
         else:
             self.underlay = True
+            if gone and link in self.used:  # with the last one of IPv4 go all routes over the link, untold
+                self.lost.setdefault(link, f"{address_words(given)} was removed")
 
     def _neighbour(self, gone: bool, payload: bytes) -> None:
         family, _, _, number, *_ = NEIGHBOUR.unpack_from(payload)
@@ -264,8 +269,10 @@ class _News:
 
     def _rule(self, gone: bool, payload: bytes) -> None:
         rule, protocol = network_routes.decode_rule(payload)
-        if protocol != PROTOCOL or rule is None:
+        if protocol != PROTOCOL:
             self.underlay = True
+        elif rule is None:
+            self.last[payload] = "" if gone else "a rule of unusual shape was added"
         elif (rule in self.want.rules) == gone:
             self.last[rule] = f"{rule_words(rule)} was {'removed' if gone else 'added'}"
         else:

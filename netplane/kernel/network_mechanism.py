@@ -78,12 +78,17 @@ class _Work:
         self._changes = changes
 
     def make(self) -> None:
-        """See `Pending.make`. A link that was made anew since the reading (np-wg by its own mechanism, just before)
-        has lost all that was on it."""
-        known = [name for name in self._want.links if name not in (*self._changes.links, *self._changes.foreign)]
-        if self._driver.moved(known):
+        """See `Pending.make`.
+
+        What is known is not enough where a link was made anew since the reading (np-wg by its own mechanism, just
+        before), or where something makes room first: with the last IPv4 address of a link go all routes over it.
+        """
+        changes = self._changes if self._sweep else replace(self._changes, leftovers=())
+        failures = self._driver.clear(changes)
+        links = [name for name in self._want.links if name not in (*changes.links, *changes.foreign)]
+        if changes.misfits or changes.leftovers or self._driver.moved(links):
             self._changes = changes_from_found(self._driver.read(self._want), self._want)
-        self._driver.make(self._changes if self._sweep else replace(self._changes, leftovers=()))
+        self._driver.make(self._changes, failures)
 
     def sweep(self) -> None:
         """See `Pending.sweep`."""

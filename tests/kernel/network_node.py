@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -105,6 +106,9 @@ class NetworkNode(Closing):
         self.run(_wait_for_carrier)
         self.ip("address", "add", f"{UPLINK}/15", "dev", "eth0")
         self.ip("address", "add", f"{UPLINK_SIX}/31", "dev", "eth0", "nodad")
+        deadline = time.monotonic() + 20
+        while str(UPLINK_SIX) not in self.ip("-6", "route", "show", "table", "local", "type", "local"):
+            assert time.monotonic() < deadline  # the kernel makes it a little later, even without looking for others
         self.mechanism = self.run(self.new_mechanism)
 
     def new_mechanism(self) -> NetworkMechanism:

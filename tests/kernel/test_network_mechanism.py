@@ -132,7 +132,7 @@ def test_whatever_was_done_of_an_apply_the_next_one_ends_it(here, seed):
     dice = random.Random(seed)
     here.apply(overlay(2, 3, 4, mtu=1380))
     here.apply(THREE, sweep=False)
-    for words in dice.sample(_everything_of(THREE), 8):
+    for words in sorted(dice.sample(_everything_of(THREE), 8), reverse=True):  # with an address go routes
         here.ip(*words.split())
     for words in dice.sample(["address 0a:00:00:00:00:77", "mtu 1300", "down", "type vxlan id 4097 learning"], 2):
         here.ip("link", "set", "np-vxlan4", *words.split())
@@ -192,6 +192,7 @@ DISTURBANCES = [
     "link set np-vxlan4 type vxlan id 4097 local 198.18.0.77",
     "address delete 10.128.0.0/32 dev np-vxlan4",
     "address add 10.128.0.9/24 dev np-vxlan4",
+    "address change 10.128.0.0/32 dev np-vxlan4 preferred_lft 0 valid_lft forever",
     "address add fd00::9/64 dev np-vxlan4",
     "rule delete pref 98",
     "rule add from 10.128.0.0/24 iif eth0 lookup 98 pref 98 proto 98",
@@ -246,6 +247,15 @@ def test_forwarding_that_others_change_is_repaired(here, words):
     here.bridge("fdb", *words.split())
     assert here.apply(THREE).drift
     assert here.everything() == before
+
+
+def test_an_only_address_that_is_none_of_ours_takes_all_routes_of_its_link_along(here):
+    """The kernel forgets all IPv4 routes over a link with its last IPv4 address, and tells nobody."""
+    here.apply(THREE)
+    here.ip("address", "add", "10.128.0.0/24", "dev", "np-vxlan4")
+    here.ip("address", "delete", "10.128.0.0/32", "dev", "np-vxlan4")
+    here.apply(THREE)
+    assert nothing_to_do(here, THREE)
 
 
 def test_routes_that_a_link_lost_while_it_was_down_come_back(here):
