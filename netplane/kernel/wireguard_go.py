@@ -36,7 +36,7 @@ _SOCKETS = "wireguard"
 _LONGEST_ANSWER = 64 << 20
 # Unmounting elsewhere reaches it (slave), nothing it mounts gets out. `exec`: the process that is started is the one
 # that listens in the end.
-_SCRIPT = '"$1" --bind "$2" /var/run && exec "$3" -f "$4"'
+_SCRIPT = 'cd / && "$1" --bind "$2" /var/run && exec "$3" -f "$4"'
 
 
 class Silent(KernelError):
@@ -175,6 +175,8 @@ class WireguardGo:
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores
         )
 
     def _failure(self, link: str) -> KernelError | RequirementError:

@@ -342,6 +342,30 @@ def test_a_process_that_was_killed_is_found_and_started_again(processes, meshed)
     assert one.sends(two, MARKER)
 
 
+def test_a_process_has_nothing_of_who_started_it(processes, meshed):
+    def started_by_one_that_blocks_signals():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+        try:
+            pending = one.mechanism.pending(one.program(two), reread=True, sweep=True)
+            pending.make()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    (one, two, _), _ = meshed
+    one.ip("link", "delete", LINK)
+    one.namespace.run(started_by_one_that_blocks_signals)
+    process = Path(f"/proc/{one.pid()}")
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+    assert int(status["SigBlk"], 16) & (1 << signal.SIGTERM - 1 | 1 << signal.SIGHUP - 1) == 0
+    assert (os.getsid(one.pid()), (process / "cwd").readlink()) == (one.pid(), Path("/"))
+    files = {str(each.readlink()) for each in (process / "fd").iterdir() if each.is_symlink()}
+    assert {each for each in files if each.startswith("/")} == {
+        "/dev/null",
+        "/dev/net/tun",
+        str(one.folder / "run" / "wireguard-go" / f"{LINK}.log"),
+    }
+
+
 def test_a_process_that_hangs_is_replaced(processes, meshed, monkeypatch):
     (one, two, three_), _ = meshed
     pid = one.pid()
