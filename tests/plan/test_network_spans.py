@@ -39,6 +39,12 @@ def test_spans_overlap_and_hold_each_other_as_networks_do(seed):
         assert inside(span_of(one), map(span_of, others)) == held
 
 
+def test_neighbours_are_one():
+    assert merged(map(span_of, networks("10.0.1.0/24", "10.0.0.0/24", "10.0.3.0/24"))) == networks(
+        "10.0.0.0/23", "10.0.3.0/24"
+    )
+
+
 def test_holes_are_left_out():
     holes = sorted(span_of(ip_address(text))[0] for text in ("10.0.0.0", "10.0.0.5", "10.0.0.7", "10.9.9.9", "fd00::"))
     left = merged(map(span_of, networks("10.0.0.0/29", "fd00::/127", "10.9.9.9/32")), holes)
