@@ -280,11 +280,11 @@ def _vxlan_problems(proving: Proving, here: PodHost, there: PodHost, seen: Seen)
 
 def _wireguard_problems(proving: Proving, who: str, here: PodHost, there: PodHost, seen: list[Seen]) -> Iterator[str]:
     """Between the two nodes there is UDP between WireGuard's ports, and nothing else that could be the packet."""
-    outer = proving.promise(here.node, there.node).outer or Family.IPV4
-    nodes = {proving.topology.nodes[pod.node].source(outer) for pod in (here, there)}
+    ends = [proving.topology.nodes[pod.node] for pod in (here, there)]
     port = proving.options.settings.wireguard.port
     frames = [frame for each in seen if each.node == there.node and (frame := each.frame())]
-    between = [frame for frame in frames if {frame.source, frame.destination} == nodes]
+    # Of a node's addresses the kernel chooses the one it sends from, and the other end answers there.
+    between = [frame for frame in frames if all(end.owns(frame.source) or end.owns(frame.destination) for end in ends)]
     if not any(frame.ports == (port, port) for frame in between):
         yield f"{who}: no packet of WireGuard on the cable of {there.node}"
     yield from (

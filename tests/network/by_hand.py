@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from ground import Ground
 
 from netplane.kernel.command import run
 from netplane.lab.namespaces import ROUTER_TABLE, Lab
@@ -18,8 +21,10 @@ from netplane.plan.network_plan import VXLAN_LINKS
 from netplane.plan.network_settings import Mode
 
 
-def make(lab: Lab, options: PodNetworkOptions) -> None:
+@contextmanager
+def make(lab: Lab, ground: Ground) -> Iterator[None]:
     """Make it on every node. In a network of BGP the outside is told the Pods' ranges, as BGP would tell it."""
+    options = ground.options()
     for node in lab.topology.nodes.values():
         text = "\n".join(ByHand(lab.topology, options, node).commands())
         lab.nodes[node.name].run(lambda text=text: run("sh", "-ec", text, mechanism="test", doing="make a network"))
@@ -34,6 +39,7 @@ def make(lab: Lab, options: PodNetworkOptions) -> None:
             for network in node.ranges
         )
         lab.outside.run(lambda: run("sh", "-ec", told, mechanism="test", doing="tell the router"))
+    yield
 
 
 def mac_of(name: str) -> str:
