@@ -31,6 +31,16 @@ _ATTACH = click.option(
     show_default=True,
     help="How Pods are attached, where a case does not say.",
 )
+_NETWORK = click.option(
+    "--network",
+    default="none",
+    show_default=True,
+    metavar="MODE|FILE",
+    help="Let this Pod network be between nodes, where a case does not say. Without: routes of the lab's own.",
+)
+_TWO_SUBNETS = click.option(
+    "--two-subnets", is_flag=True, help="With --network: every second node is in another subnet, behind a router."
+)
 _AGENT = click.option("--agent", is_flag=True, help="Let the real agent apply the program, one process per node.")
 
 
@@ -47,6 +57,8 @@ def group() -> None:
 @_AGENT
 @_CNI
 @_ATTACH
+@_NETWORK
+@_TWO_SUBNETS
 @click.option("--packet", "packets", multiple=True, type=int, help="Only this line of packets.txt; may be repeated.")
 @click.option("--pcap", type=click.Path(file_okay=False, path_type=Path), help="Write what was sent to this folder.")
 @click.option("--keep", is_flag=True, help="Leave a lab of the last case up, for `netplane lab shell`.")
@@ -57,6 +69,8 @@ def run(
     agent: bool,
     cni: bool,
     attach: str,
+    network: str,
+    two_subnets: bool,
     packets: tuple[int, ...],
     pcap: Path | None,
     keep: bool,
@@ -66,6 +80,7 @@ def run(
 
     docs/cases.md says how to write one.
     """
+    from netplane.lab.case_settings import network_of
     from netplane.lab.cases import find_cases
     from netplane.lab.run import RunOptions, run_cases
     from netplane.lab.topology import Attach
@@ -76,6 +91,8 @@ def run(
         agent=agent,
         plugin=cni,
         attach=Attach(attach),
+        network=network_of(network, two_subnets=two_subnets),
+        network_words=f"--network {network}{' --two-subnets' if two_subnets else ''}",
         only=frozenset(packets),
         pcap=pcap,
         tell=_tell if len(folders) == 1 else _tell_tty,
@@ -90,7 +107,7 @@ def run(
     else:
         print_matrix(results)
     if keep:
-        _leave_up(folders[-1], results[-1].backend, _options(agent, cni, attach))
+        _leave_up(folders[-1], results[-1].backend, _options(agent, cni, attach, network, two_subnets))
     if not all(result.agrees for result in results):
         raise click.exceptions.Exit(1)
 
@@ -100,13 +117,24 @@ def run(
 @click.argument("backends", nargs=-1, type=click.Choice(sorted(BACKENDS)))
 @_CNI
 @_ATTACH
+@_NETWORK
+@_TWO_SUBNETS
 @output_option
-def switch(case: Path, backends: tuple[str, ...], cni: bool, attach: str, output: str) -> None:
+def switch(
+    case: Path,
+    backends: tuple[str, ...],
+    cni: bool,
+    attach: str,
+    network: str,
+    two_subnets: bool,
+    output: str,
+) -> None:
     """Let the real agents of CASE go from backend to backend while connections are open and new ones are made.
 
     BACKENDS are taken in order; without any: all of them, and back to the first. Exits 1 if a connection broke or a
     new one failed.
     """
+    from netplane.lab.case_settings import network_of
     from netplane.lab.cases import load_case
     from netplane.lab.switching import switch_case
     from netplane.lab.topology import Attach
@@ -118,7 +146,8 @@ def switch(case: Path, backends: tuple[str, ...], cni: bool, attach: str, output
         raise InputError(f"backends: {way[0]} alone is no way from one to another")
     _tell(f"wiring, starting agents with {way[0]}, connecting")
     results = []
-    for each in switch_case(load_case(case, attach=Attach(attach), plugin=cni), way):
+    between = network_of(network, two_subnets=two_subnets)
+    for each in switch_case(load_case(case, attach=Attach(attach), plugin=cni, network=between), way):
         results.append(each)
         _tell("")
         if output == "text":
@@ -135,13 +164,15 @@ def switch(case: Path, backends: tuple[str, ...], cni: bool, attach: str, output
 @_AGENT
 @_CNI
 @_ATTACH
-def up(folder: Path, backend: str, agent: bool, cni: bool, attach: str) -> None:
+@_NETWORK
+@_TWO_SUBNETS
+def up(folder: Path, backend: str, agent: bool, cni: bool, attach: str, network: str, two_subnets: bool) -> None:
     """Bring up the cluster of FOLDER (manifests, or a case) as namespaces, with BACKEND on every node.
 
     With --agent, edit the manifests and watch the nodes follow.
     """
     _require_root()
-    _leave_up(folder, backend, _options(agent, cni, attach))
+    _leave_up(folder, backend, _options(agent, cni, attach, network, two_subnets))
 
 
 @group.command("list", short_help="Labs that are up.")
@@ -184,10 +215,10 @@ def down(id_: str) -> None:
     click.echo(f"lab {lab.id} is down")
 
 
-def _options(agent: bool, cni: bool, attach: str) -> list[str]:
+def _options(agent: bool, cni: bool, attach: str, network: str, two_subnets: bool) -> list[str]:
     """What the process that holds a lab is told."""
-    told = {"--agent": agent, "--cni": cni, "--routed": attach == "routed"}
-    return [option for option, wanted in told.items() if wanted]
+    told = {"--agent": agent, "--cni": cni, "--routed": attach == "routed", "--two-subnets": two_subnets}
+    return [*(option for option, wanted in told.items() if wanted), f"--network={network}"]
 
 
 def _leave_up(folder: Path, backend: str, options: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What on this host would keep Pods of two nodes apart, and how another node is reached. Reads, asks, changes nothing.
+"""What on this host would keep Pods of two nodes apart, and how another node is reached (`reach`). Changes nothing.
 
 Looks at the network namespace of the calling thread. A check is a function from `view.View` to findings (`kernel`,
 `ports`, `others`, `programs`, `peers`); checks do not know each other, and one that cannot run says so. Read `examine`
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from cni.doctor.finding import Finding, Level, warning
-from netplane.doctor import kernel, others, ports, programs
+from netplane.doctor import kernel, others, peers, ports, programs
 from netplane.doctor.view import View
 from netplane.errors import one_line
 
@@ -40,6 +40,7 @@ CHECKS = (
     Check("network: packet size", kernel.packet_size),
     Check("network: UDP port", ports.taken),
     Check("network: firewall", ports.filtered),
+    Check("network: other nodes", peers.silent),
     Check("network: routes", others.routes),
     Check("network: other plugins", others.leftovers),
     Check("network: other plugins' rules", others.rules),

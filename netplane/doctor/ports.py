@@ -18,6 +18,8 @@ _BGP_PORT = 179
 _LEGACY = (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names"))
 _OURS = "netplane"
 _OUR_PROGRAMS = frozenset({"wireguard-go"})
+_KERNEL_TUNNELS = frozenset({"vxlan", "wireguard", "geneve"})
+_NOBODY = "a program that cannot be seen from here"
 _LOCAL, _INODE = 1, 9
 """Fields of a line of /proc/net/udp."""
 
@@ -29,7 +31,10 @@ def taken(view: View) -> Iterator[Finding]:
         yield ok("this mode needs no UDP port" if view.settings else "no overlay is asked for")
         return
     inodes = {inode for name in ("udp", "udp6") for inode in _listeners(name, port)}
-    users = sorted({_holder(inode) for inode in inodes if inode} - _OUR_PROGRAMS)
+    holders = {_holder(inode) for inode in inodes}
+    if any(each.kind in _KERNEL_TUNNELS for each in view.links.values()):
+        holders -= {_NOBODY}  # the kernel's own sockets
+    users = sorted(holders - _OUR_PROGRAMS)
     for user in users:
         yield error(
             f"UDP {port} is taken by {user}",
@@ -88,7 +93,7 @@ def _key(view: View) -> str:
 
 
 def _listeners(name: str, port: int) -> Iterator[int]:
-    """The inodes of sockets with this local port; 0 is the kernel's own."""
+    """The inodes of sockets with this local port."""
     for line in network_file(name)[1:]:
         fields = line.split()
         if int(fields[_LOCAL].rpartition(":")[2], 16) == port:
@@ -105,7 +110,7 @@ def _holder(inode: int) -> str:
             if any(str(each.readlink()) == wanted for each in (process / "fd").iterdir()):
                 name = (process / "comm").read_text().strip()
                 return name if name in _OUR_PROGRAMS else f"{name}[{process.name}]"
-    return f"a program of another process namespace (socket {inode})"
+    return _NOBODY
 
 
 def _nftables() -> Iterator[tuple[str, str]]:

@@ -22,11 +22,17 @@ OWN_PREFIX = "np-"
 class View:
     """The host, for the checks; each fact is read once. Belongs to the thread that asks first.
 
-    `settings` and `plan` are None where nobody said them: then checks tell what is wrong in any mode.
+    `settings` and `plan` are None where nobody said them: then checks tell what is wrong in any mode. `ways` are the
+    links by which the kernel reaches other nodes' addresses.
     """
 
-    def __init__(self, settings: NetworkSettings | None = None, plan: NetworkPlan | None = None) -> None:
-        self.settings, self.plan = settings, plan
+    def __init__(
+        self,
+        settings: NetworkSettings | None = None,
+        plan: NetworkPlan | None = None,
+        ways: frozenset[str] = frozenset(),
+    ) -> None:
+        self.settings, self.plan, self._ways = settings, plan, ways
 
     @property
     def mode(self) -> Mode | None:
@@ -56,10 +62,9 @@ class View:
     @cached_property
     def uplinks(self) -> list[LinkFacts]:
         """The links packets to other nodes leave by, else those of default routes; sorted by name, none of ours."""
-        names = {peer.link for peer in self.plan.peers.values() if peer.link} if self.plan else set()
         by_index = {link.index: link for link in self.links.values()}
         used = {each.index for each in self.routes if each.to.prefixlen == 0 and each.table == routes.MAIN_TABLE}
-        named = [self.links[name] for name in names if name in self.links]
+        named = [self.links[name] for name in self._ways if name in self.links]
         found = {each.name: each for each in (*named, *(by_index[index] for index in used if index in by_index))}
         return [found[name] for name in sorted(found) if not name.startswith(OWN_PREFIX)]
 

@@ -24,7 +24,7 @@ from netplane.kernel.links import Links, Order
 from netplane.kernel.netns import Namespace
 
 UPLINK_MTU = 1500
-UPLINK = "up"
+UPLINK = "eth0"
 _POD_LINK, _UPLINK, _OWN = 10, 11, 2
 _GATEWAY = IPv4Address("169.254.1.1")
 _ALL = IPv4Network("0.0.0.0/0")
