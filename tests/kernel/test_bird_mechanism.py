@@ -61,6 +61,13 @@ def runs(pid: int) -> bool:
         return False
 
 
+def killed(member: Member) -> None:
+    """Its bird is, and has ended."""
+    pid = member.pid()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not runs(pid))
+
+
 def plan_of(number: int, *numbers: int) -> BgpPlan:
     return plan(number, [session(number, other, family) for other in numbers for family in (4, 6)])
 
@@ -259,7 +266,7 @@ def test_while_bird_is_away_and_when_it_comes_back_packets_flow_and_no_route_is_
 
 def test_a_bird_that_ended_is_noticed_by_a_process_without_memory_too(node):
     node.apply(node.mechanism(), ALONE)
-    os.kill(node.pid(), signal.SIGKILL)
+    killed(node)
     assert node.apply(node.mechanism(), ALONE).lines() == ["+ start bird"]
     assert node.ask("show status")[-1] == "Daemon is up and running"
 
@@ -284,6 +291,20 @@ def test_a_session_that_found_its_port_taken_comes_up_when_it_is_free_again(wire
     text = (one.folder / "bird.conf").read_text()
     assert one.apply(mechanism, text).lines() == ["+ enable node_2_4"]
     until(one.up, but=lambda: one.sessions())
+
+
+def test_a_bird_that_somebody_ends_leaves_its_routes(wire):
+    one, _ = pair(wire)
+    routes, pid = one.routes(), one.pid()
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not runs(pid))
+    assert one.routes() == routes
+
+
+def test_nobody_is_listened_to_on_other_addresses_than_those_of_sessions(node):
+    node.apply(node.mechanism(), bird_text(plan_of(1, 2)))
+    listening = [line.split()[3] for line in node.shell("ss", "-Hltn").splitlines()]
+    assert sorted(listening) == sorted(["198.18.0.1:179", "[2001:db8::1]:179"])
 
 
 def test_a_route_that_somebody_deleted_comes_back(wire):
@@ -311,6 +332,7 @@ def test_cleaning_up_ends_bird_removes_its_routes_and_files_and_tells_the_others
     assert set(one.routes("static")) == {"10.99.1.0/24"}
     assert not one.folder.exists()
     until(lambda: not two.routes(), but=lambda: two.routes())
+    assert two.sessions()["node_1_4"].error == "Received: Administrative shutdown"
     assert one.apply(one.mechanism(), "").swept == 0
 
 
@@ -325,7 +347,7 @@ def test_where_another_way_takes_over_the_others_keep_the_routes_to_us_meanwhile
 
 def test_routes_of_a_bird_that_ended_are_removed_without_it(wire):
     one, _ = pair(wire)
-    os.kill(one.pid(), signal.SIGKILL)
+    killed(one)
     mechanism = one.mechanism()
     assert mechanism.told
     assert one.apply(mechanism, "").swept == 3
@@ -369,7 +391,7 @@ def test_with_a_router_that_restarts_the_kernels_routes_stay(wire):
     until(lambda: node.routes(), but=lambda: node.sessions())
     routes = node.routes()
     with _deletions(node) as heard:
-        os.kill(router.pid(), signal.SIGKILL)
+        killed(router)
         until(lambda: node.sessions()["router_100_4"].state != "Established")
         router.speak_by_hand(text, recover=True)
         until(node.up, but=lambda: node.sessions())
