@@ -136,6 +136,7 @@ def site(made: Iterable[NetworkPlan] = (), *, bridge_netfilter: bool = True) -> 
         _wire(spaces)
         for number in (1, 2):
             _node(spaces, number, bridge_netfilter=bridge_netfilter)
+        _introduce(spaces)
         hosts = {name: stack.enter_context(spaces[name].run(_host)) for name in ("n1", "n2")}
         built = Site(spaces, hosts, stack)
         for number, each in enumerate(made, 1):
@@ -194,9 +195,29 @@ def _node(spaces: dict[str, Namespace], number: int, *, bridge_netfilter: bool) 
         in_links(space, lambda kernel, names=names: kernel.wait_ready(names, SECONDS))
 
 
+def _introduce(spaces: dict[str, Namespace]) -> None:
+    """All who are on one link know each other's MACs: a packet that waits for an answer is overtaken by others."""
+    for family in Family:
+        wire = {"outside": OUTSIDE[family], **{f"n{number}": node_address(number, family) for number in (1, 2)}}
+        groups = [{name: (address, UPLINK, _UPLINK) for name, address in wire.items()}]
+        for number in (1, 2):
+            node = (pod(number, family, 1), "cni0", _BRIDGE)
+            groups.append({f"n{number}": node, f"p{number}": (pod(number, family), "eth0", 2)})
+        for group in groups:
+            for name, (address, link, _) in group.items():
+                mac = mac_of(spaces[name], link)
+                for other, (_, _, index) in group.items():
+                    if other != name:
+                        carry_out(spaces[other], links.neighbour(ip_address(address), mac, index))
+
+
 def carry_out(namespace: Namespace, *orders: Order) -> None:
     """Links, addresses, routes of a namespace."""
     in_links(namespace, lambda kernel: kernel.carry_out(orders))
+
+
+def mac_of(namespace: Namespace, link: str) -> bytes:
+    return in_links(namespace, lambda kernel: kernel.read()[link].mac)
 
 
 def in_links(namespace: Namespace, work: Callable[[Links], Result]) -> Result:

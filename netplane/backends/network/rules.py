@@ -54,12 +54,13 @@ class Shape:
 class _Words:
     ip: str
     address: Field
-    multicast: str
+    neighbours: str
+    """What never leaves a link, or leaves to many."""
 
 
 _WORDS = {
-    Family.IPV4: _Words("ip", Field.ADDRESS4, "224.0.0.0/4"),
-    Family.IPV6: _Words("ip6", Field.ADDRESS6, "ff00::/8"),
+    Family.IPV4: _Words("ip", Field.ADDRESS4, "{ 224.0.0.0/4, 255.255.255.255 }"),
+    Family.IPV6: _Words("ip6", Field.ADDRESS6, "{ fe80::/10, ff00::/8 }"),
 }
 _OVERLAYS = {
     Mode.VXLAN: '"np-vxlan*"',
@@ -145,8 +146,8 @@ def _prerouting(ip: str, shape: Shape) -> Iterator[str]:
         port = f"udp dport {shape.vxlan.port}"
         for outer in shape.outer:
             yield f"{ip} daddr {outer} {port} {ip} saddr @{VXLAN_PEERS} notrack accept"
-        # Of our network alone: others of the same port may be somebody else's.
-        yield f"{port} {_VNI} {shape.vxlan.id} fib daddr type local drop"
+        # Of our network alone: others on that port may be somebody else's. The kernel takes what is sent to all, too.
+        yield f"{port} {_VNI} {shape.vxlan.id} fib daddr type != unicast drop"
     if shape.overlay:
         yield f"iifname {shape.overlay} goto must-lead-back"
     if shape.own:
@@ -182,7 +183,7 @@ def _postrouting(family: Family, shape: Shape) -> Iterator[str]:
     if shape.overlay:
         yield f"oifname {shape.overlay} {ip} saddr != {_listed(shape.own)} {masquerade}"
     if shape.masquerade:
-        pod = f"{ip} saddr {_listed(shape.own)} {ip} daddr != {words.multicast}"
+        pod = f"{ip} saddr {_listed(shape.own)} {ip} daddr != {words.neighbours}"
         yield f"{pod} {ip} saddr . {ip} daddr != @{KEEPS_SOURCE} {masquerade}"
 
 
