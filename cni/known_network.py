@@ -1,6 +1,6 @@
 """What the cluster last said of this node, on disk: for whoever works without an agent.
 
-/var/lib/netplane/cni/network.json   {"ranges": ["10.88.1.0/24"], "peers": ["192.0.2.12"]}
+/var/lib/netplane/cni/network.json   {"ranges": ["10.88.1.0/24"], "peers": ["192.0.2.12"], "mtu": 1450}
 """
 
 from __future__ import annotations
@@ -25,15 +25,19 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class NodeNetwork:
-    """What the cluster says of this node: its pod ranges, and the addresses of the other nodes."""
+    """What the cluster says of this node: its pod ranges, and the addresses of the other nodes.
+
+    `mtu`: bytes of the largest packet a Pod may send to any other, 0 if that is to be found on the way to the peers.
+    """
 
     ranges: tuple[IPNetwork, ...] = ()
     peers: tuple[IPAddress, ...] = ()
+    mtu: int = 0
 
 
 def keep(folder: Path, network: NodeNetwork) -> None:
     """Write it, at once: readers see this or what was there before. Raises Failure."""
-    value = {"ranges": list(map(str, network.ranges)), "peers": list(map(str, network.peers))}
+    value = {"ranges": list(map(str, network.ranges)), "peers": list(map(str, network.peers)), "mtu": network.mtu}
     with Directory(folder) as directory:
         try:
             directory.remove(NEW)
@@ -59,9 +63,10 @@ def known(folder: Path) -> NodeNetwork:
             finally:
                 os.close(fd)
             ranges, peers = tuple(map(ip_network, value["ranges"])), tuple(map(ip_address, value["peers"]))
+            mtu = int(value.get("mtu", 0))  # an older netplane wrote none
         except FileNotFoundError:
             return NodeNetwork()
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             log.warning("not understood", extra={"file": str(folder / NAME), "why": repr(error)[:200]})
             return NodeNetwork()
-    return NodeNetwork(ranges, peers)
+    return NodeNetwork(ranges, peers, mtu)

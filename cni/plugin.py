@@ -190,7 +190,7 @@ class Plugin:
 
     def _planned(self, job: _Job, given: Given, sandbox: Sandbox) -> Attachment:
         config = job.config
-        mtu = config.mtu or self.node.mtu(self.network().peers)
+        mtu = config.mtu or self.network().mtu or self.node.mtu(self.network().peers)
         seen = config.previous is not None and leads_to(job.invocation.netns, sandbox.id)
         attachment = plan(config, job.invocation, given, Place(sandbox.id, mtu, seen))
         return replace(attachment, delegate_config=json.dumps(config.raw)) if attachment.delegate else attachment

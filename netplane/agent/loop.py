@@ -11,25 +11,24 @@ import gc
 import logging
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from netplane import __version__
 from netplane.agent.control import ControlServer
 from netplane.agent.health import HealthServers
-from netplane.agent.lock import SOCKET, NamespaceMark, RunDirectory
+from netplane.agent.means import Means, means_of
 from netplane.agent.orders import Order, Orders, connections_value
 from netplane.agent.pace import Pace, Reach
-from netplane.agent.pods import CniService, serving
 from netplane.agent.reconcile import Round
 from netplane.agent.status import Facts, History
 from netplane.agent.systemd import Systemd
 from netplane.agent.telling import (
+    ProblemLog,
     memory,
     now,
     pressure,
@@ -37,13 +36,10 @@ from netplane.agent.telling import (
     round_fields,
     tell_ready,
 )
-from netplane.agent.work import AgentOptions, NotSwitched, Switched, Work
+from netplane.agent.work import AgentOptions, NetworkNotMade, NotSwitched, Switched
 from netplane.backends.backend import Backend
 from netplane.backends.registry import backend_named
-from netplane.errors import InputError, NetplaneError, Problem
-from netplane.kernel.events import RulesetEvents
-from netplane.kernel.host import Host
-from netplane.sources.watch import Watcher
+from netplane.errors import InputError, NetplaneError
 
 Said = TypeVar("Said")
 
@@ -70,51 +66,19 @@ def run_agent(options: AgentOptions) -> None:
     # cost a third of the time (scripts/bench).
     gc.disable()
     try:
-        with (
-            RunDirectory.made(options.run_directory) as place,
-            place.lock(),
-            NamespaceMark() as mark,
-            Host(options.host) as host,
-            RulesetEvents() as events,
-            Watcher(options.source) as watcher,  # watch before reading: no change may fall between
-            _listening(place) as questions,
-        ):
-            work = Work(options, host)
-            with serving(options.cni, place, work.network) as pods:
-                means = _Means(host, events, watcher, mark, questions, work, pods)
-                asyncio.run(_Agent(options, means).run())
+        with means_of(options) as means:
+            asyncio.run(_Agent(options, means).run())
     finally:
         gc.enable()
 
 
-@contextmanager
-def _listening(place: RunDirectory) -> Iterator[socket.socket]:
-    with place.listen() as made:
-        try:
-            yield made
-        finally:
-            place.remove(SOCKET)
-
-
-class _Means(NamedTuple):
-    """What an agent works with; others open and close it."""
-
-    host: Host
-    events: RulesetEvents
-    watcher: Watcher
-    mark: NamespaceMark
-    questions: socket.socket
-    work: Work
-    pods: CniService | None
-
-
 class _Agent:
-    def __init__(self, options: AgentOptions, means: _Means) -> None:
+    def __init__(self, options: AgentOptions, means: Means) -> None:
         self._options = options
-        self._host, self._events, self._watcher, self._mark, questions, self._work, self._pods = means
+        self._host, self._events, self._watcher, self._mark, questions, self._work, self._pods, self._network = means
         self._thread = ThreadPoolExecutor(1, "rounds")
         self._history = History(now())
-        self._problems: frozenset[Problem] = frozenset()
+        self._problems = ProblemLog()
         self._health = HealthServers()
         self._systemd = Systemd()
         self._control = ControlServer(questions, self._answer)
@@ -155,18 +119,19 @@ class _Agent:
         self._loop.add_reader(self._watcher.fileno(), self._source_changed)
         self._loop.add_reader(self._events.fileno(), self._kernel_told)
         self._loop.add_reader(self._mark.fileno(), self._mark.answer)
+        self._network.listen(self._loop, self._look_soon)
         if self._mark.squatter:
             log.warning("cannot be sure to be the only agent here", extra={"name taken by": self._mark.squatter})
         if self._systemd.watchdog_seconds:
             self._alive()
 
     async def _start(self) -> None:
-        first = await self._round()
+        await self._round()
         gc.collect()
         gc.freeze()
         gc.enable()
-        if first is None or self._stop:
-            return
+
+    def _ready(self, first: Round) -> None:
         log.info("ready", extra=round_fields(first) | {"node": self._options.node, "backend": self._work.backend.name})
         tell_ready(self._options.ready_fd)
         self._systemd.ready()
@@ -204,6 +169,9 @@ class _Agent:
 
     def _read_again(self, changed: frozenset[Path] | None) -> None:
         self._unread = None if changed is None or self._unread is None else self._unread | changed
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         self._pace.changed()
         self._wake.set()
 
@@ -225,14 +193,17 @@ class _Agent:
         self._wake.set()
 
     def _poll_later(self) -> None:
-        if self._polling is None and not self._host.told:
+        if self._polling is None and not (self._host.told and self._network.told):
             self._polling = self._loop.call_later(POLL_SECONDS, self._poll)
 
     def _poll(self) -> None:
         self._polling = None
         self._poll_later()
-        if not self._busy and not self._pace.repairing and self._host_says(self._host.disturbed):
+        if self._busy:
+            return
+        if not self._pace.repairing and self._host_says(self._host.disturbed):
             self._disturbed()
+        self._network.poll()
 
     def _alive(self) -> None:
         self._loop.call_later(self._systemd.watchdog_seconds / 2, self._alive)
@@ -249,13 +220,16 @@ class _Agent:
             reach = self._pace.start(self._loop.time())
             changed, self._unread = self._unread, frozenset()
             self._history.begin(now(), "round")
+            look, answers = self._network.take(), self._network.answers
             try:
-                done = await self._loop.run_in_executor(self._thread, self._work.round, changed, reach)
+                done = await self._loop.run_in_executor(self._thread, self._work.round, changed, reach, look, answers)
             except NetplaneError as error:
-                if not self._history.started:
+                # Only the network: it may have to wait for others, as for this node's own Node.
+                if not self._history.started and not isinstance(error, NetworkNotMade):
                     raise
                 self._failed(error)
             else:
+                self._network.hear()  # before anybody is told that we are ready
                 self._done(done, reach)
         if reloading:
             self._systemd.ready()
@@ -271,7 +245,8 @@ class _Agent:
             self._disturbed(by)
         self._busy = True
         try:
-            yield
+            with self._network.deaf():
+                yield
         finally:
             self._busy = False
         self._poll_later()
@@ -293,8 +268,10 @@ class _Agent:
             log.info("recovered", extra={"from": failure})
         if done.summary.changed and started:
             log.info("reconciled", extra=round_fields(done))
-        self._report_problems()
-        if failure:
+        self._problems.report(self._work.problems())
+        if not started:
+            self._ready(done)
+        elif failure:
             self._say_how_it_is()
 
     def _failed(self, error: NetplaneError) -> None:
@@ -317,15 +294,6 @@ class _Agent:
         self._health.healthy = not self._history.failure
         if plan := self._work.reconciler.plan:
             await self._health.update(self._work.reconciler.health_checks(), plan.node, plan.settings)
-
-    def _report_problems(self) -> None:
-        """Each problem once when it appears and once when it is gone."""
-        problems = frozenset((*self._work.loaded.problems, *self._work.reconciler.problems()))
-        for problem in sorted(problems - self._problems):
-            log.warning("problem", extra={"what": str(problem)})
-        for problem in sorted(self._problems - problems):
-            log.info("problem solved", extra={"what": str(problem)})
-        self._problems = problems
 
     def _say_how_it_is(self) -> None:
         how = f"failing: {self._history.failure}" if self._history.failure else "the kernel is up to date"
@@ -390,11 +358,12 @@ class _Agent:
             complete=self._work.loaded.complete,
             services=len(plan.services) if plan else 0,
             frontends=self._work.reconciler.frontends,
-            problems=tuple(sorted(self._problems)),
+            problems=self._problems.standing,
             due=at + timedelta(seconds=max(self._pace.due() - self._loop.time(), 0.0)),
             memory=memory(),
             pressure=pressure(),
             troubles=tuple(self._work.reconciler.flows.troubles.values()),
             cni=self._pods.value() if self._pods else None,
+            network=self._work.pod_network.value(),
         )
         return self._history.value(at, facts)

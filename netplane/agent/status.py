@@ -69,6 +69,8 @@ class Facts:
     """What else is wrong, in one line each: with the table of connections, with removing stale flows."""
     cni: dict[str, Any] | None = None
     """The attachments of the CNI plugin; None if this agent does not serve it."""
+    network: dict[str, Any] | None = None
+    """The Pod network; None if this agent does not make it, or did not yet."""
 
 
 @dataclass(slots=True)
@@ -158,6 +160,7 @@ class History:
             "conntrack": _pressure_value(facts.pressure),
             "troubles": [one_line(each) for each in facts.troubles],
             "cni": facts.cni,
+            "network": facts.network,
             "memoryBytes": facts.memory,
         }
 

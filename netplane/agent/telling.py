@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from netplane.agent.flows import Cleaned, Pressure, table_pressure
 from netplane.agent.reconcile import Round
 from netplane.agent.status import Repair
-from netplane.errors import KernelError, RequirementError, one_line
+from netplane.errors import KernelError, Problem, RequirementError, one_line
 
 log = logging.getLogger("netplane.agent")
 
@@ -48,6 +49,27 @@ def repair_fields(repair: Repair) -> dict[str, object]:
         "by": repair.by or "unknown",
         "named": "; ".join(lines) + (f"; and {more} more" if more > 0 else ""),
     }
+
+
+class ProblemLog:
+    """Says each problem once when it appears and once when it is gone."""
+
+    def __init__(self) -> None:
+        self._problems: frozenset[Problem] = frozenset()
+
+    @property
+    def standing(self) -> tuple[Problem, ...]:
+        """Those there are, sorted."""
+        return tuple(sorted(self._problems))
+
+    def report(self, problems: Iterable[Problem]) -> None:
+        """These are all there are now."""
+        found = frozenset(problems)
+        for problem in sorted(found - self._problems):
+            log.warning("problem", extra={"what": str(problem)})
+        for problem in sorted(self._problems - found):
+            log.info("problem solved", extra={"what": str(problem)})
+        self._problems = found
 
 
 def tell_ready(fd: int) -> None:

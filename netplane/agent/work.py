@@ -6,21 +6,23 @@ The event loop goes on meanwhile: it answers who asks, and notes what happens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cni.known_network import NodeNetwork
 from netplane.agent.lock import RUN_DIRECTORY
+from netplane.agent.network import Answers, Look, PodNetwork, Seen
 from netplane.agent.pace import Limits, Reach
 from netplane.agent.pods import CniOptions, node_network
 from netplane.agent.reconcile import Reconciler, Round
 from netplane.agent.switch import Connections, Established, compare, established
 from netplane.backends.backend import Backend
-from netplane.errors import InputError, KernelError, NetplaneError
+from netplane.errors import InputError, KernelError, NetplaneError, Problem
 from netplane.kernel import conntrack
 from netplane.kernel.host import Host, HostOptions
 from netplane.model.node import Node
 from netplane.model.snapshot import Snapshot
+from netplane.plan.network_settings import NetworkSettings
 from netplane.plan.settings import Settings
 from netplane.sources.manifests import Loaded, ManifestDirectory
 
@@ -41,6 +43,8 @@ class AgentOptions:
     host: HostOptions = field(default_factory=HostOptions)
     cni: CniOptions | None = None
     """None: this agent does not serve the CNI plugin."""
+    network: NetworkSettings | None = None
+    """None: how Pods reach those of other nodes is somebody else's business."""
 
 
 class NotSwitched(NetplaneError):
@@ -50,6 +54,14 @@ class NotSwitched(NetplaneError):
         super().__init__(said)
         self.exit_code = cause.exit_code
         self.restored = restored
+
+
+class NetworkNotMade(NetplaneError):
+    """The Services are served, but the Pod network is not as it should be."""
+
+    def __init__(self, cause: NetplaneError) -> None:
+        super().__init__(f"Pod network: {cause}")
+        self.exit_code = cause.exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +75,52 @@ class Switched:
 class Work:
     """Holds what rounds need and what they derived. Its methods are called by one thread at a time."""
 
-    def __init__(self, options: AgentOptions, host: Host) -> None:
-        self._options, self._host = options, host
+    def __init__(self, options: AgentOptions, host: Host, network: PodNetwork) -> None:
+        self._options, self._host, self.pod_network = options, host, network
         self._source = ManifestDirectory(options.source)
         self.loaded = Loaded(Snapshot(), (), complete=False)
+        self.snapshot = self.loaded.snapshot
+        """What was read, and the addresses that load balancers got."""
         self._network: tuple[Mapping[str, Node], NodeNetwork] | None = None
         self.backend = options.backend
         self.reconciler = self._reconciler(options.backend)
 
-    def round(self, changed: frozenset[Path] | None, reach: Reach) -> Round:
-        """Read what changed of the source (None: everything) and make the kernel do what it means."""
+    def round(self, changed: frozenset[Path] | None, reach: Reach, look: Look, answers: Answers) -> Round:
+        """Read what changed of the source (None: everything) and make the kernel do what it means.
+
+        Services and the Pod network do not wait for one another: if one fails, the other is done, too.
+        """
         if changed is None or reach is Reach.EVERYTHING:
             self.loaded = self._source.refresh(None)
         elif changed:
             self.loaded = self._source.refresh(changed)
         whole = reach is not Reach.CHANGES
-        return self.reconciler.reconcile(self.loaded.snapshot, whole=whole, sweep=self.loaded.complete)
+        self.snapshot = self.pod_network.allocated(self.loaded.snapshot)
+        failed: NetplaneError | None = None
+        try:
+            done = self.reconciler.reconcile(self.snapshot, whole=whole, sweep=self.loaded.complete)
+        except NetplaneError as error:
+            failed = error
+        seen = Seen(self.snapshot, self.reconciler.plan, answers)
+        try:
+            network = self.pod_network.reconcile(seen, Look.KERNEL if whole else look, sweep=self.loaded.complete)
+        except NetplaneError as error:
+            raise failed or NetworkNotMade(error) from error
+        if failed is not None:
+            raise failed
+        return replace(done, summary=done.summary + network)
 
     def network(self) -> NodeNetwork:
         """What the source, as it was last read, says of this node. May be asked by any thread."""
-        nodes = self.loaded.snapshot.nodes
-        if self._network is None or self._network[0] is not nodes:
-            self._network = (nodes, node_network(nodes, self._options.node))
+        nodes, plan = self.loaded.snapshot.nodes, self.pod_network.plan
+        mtu = plan.pod_mtu if plan else 0
+        if self._network is None or self._network[0] is not nodes or self._network[1].mtu != mtu:
+            self._network = (nodes, node_network(nodes, self._options.node, mtu))
         return self._network[1]
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What could not be used, read or planned, as of the last round."""
+        return (*self.loaded.problems, *self.reconciler.problems(), *self.pod_network.problems())
 
     def switch(self, to: Backend) -> Switched:
         """Serve with another backend: all it has is made before anything of the present one is swept.
@@ -102,7 +137,7 @@ class Work:
         before = _established()
         fresh = self._reconciler(to)
         try:
-            done = fresh.reconcile(self.loaded.snapshot, whole=True, sweep=True)
+            done = fresh.reconcile(self.snapshot, whole=True, sweep=True)
         except NetplaneError as error:
             raise self._back(to, error) from error
         self.backend, self.reconciler = to, fresh
@@ -111,7 +146,7 @@ class Work:
     def _back(self, to: Backend, error: NetplaneError) -> NotSwitched:
         """Make the present backend whole again."""
         try:
-            self.reconciler.reconcile(self.loaded.snapshot, whole=True, sweep=True)
+            self.reconciler.reconcile(self.snapshot, whole=True, sweep=True)
         except NetplaneError as worse:
             said = f"and is not whole: {worse}; it is tried again"
             return self._refusal(to, error, said, restored=False)

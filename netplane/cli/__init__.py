@@ -23,6 +23,7 @@ _NOUNS = {
     "host": "What this machine can do.",
     "lab": "Namespaces posing as a cluster, and real packets.",
     "load-balancer": "Addresses of Services of type LoadBalancer.",
+    "network": "The Pod network across nodes.",
     "node": "How this node reaches the others.",
     "packet": "What happens to one packet.",
     "plan": "What must happen to packets on a node.",

@@ -22,6 +22,7 @@ from netplane.cli.backend import require
 from netplane.cli.options import (
     backend_option,
     from_option,
+    network_option,
     node_option,
     output_option,
     say,
@@ -29,6 +30,7 @@ from netplane.cli.options import (
     variant_option,
 )
 from netplane.kernel.host import HostOptions
+from netplane.plan.network_settings import NetworkSettings
 from netplane.plan.settings import Settings
 
 
@@ -82,6 +84,7 @@ _state_dir_option = click.option(
 @click.option("--at-least", type=_SECONDS, default=0.05, show_default=True, help="Seconds between two rounds.")
 @click.option("--at-most", type=_SECONDS, default=30.0, show_default=True, help="Seconds between full comparisons.")
 @_state_dir_option
+@network_option
 @click.option("--cni/--no-cni", "serve_cni", default=True, help="Whether to serve the CNI plugin.", show_default=True)
 @click.option("--log", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--ready-fd", type=int, default=-1, hidden=True, help="Write a byte here when the kernel is up to date.")
@@ -95,6 +98,7 @@ def run(
     at_least: float,
     at_most: float,
     state_dir: Path,
+    network: NetworkSettings | None,
     serve_cni: bool,
     style: str,
     ready_fd: int,
@@ -111,8 +115,8 @@ def run(
     needed = partial(require, variant=variant)
     needed(chosen)
     cni = CniOptions(state_dir) if serve_cni else None
-    host = HostOptions(variant)
-    run_agent(AgentOptions(node, source, chosen, settings, needed, limits, run_dir, ready_fd, host, cni))
+    host = HostOptions(variant, run_dir, state_dir)
+    run_agent(AgentOptions(node, source, chosen, settings, needed, limits, run_dir, ready_fd, host, cni, network))
 
 
 @group.command()

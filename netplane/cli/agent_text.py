@@ -51,6 +51,10 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if pods := found["cni"]:
         pending = f", {pods['pending']} being deleted" if pods["pending"] else ""
         yield "cni", f"{pods['attachments']} attachment{'' if pods['attachments'] == 1 else 's'}{pending}"
+    if network := found["network"]:
+        ways = ", ".join(f"{count} by {way}" for way, count in network["ways"].items()) or "none"
+        mtu = f"; Pods' packets: up to {network['podMtu']} bytes" if network["podMtu"] else ""
+        yield "network", f"{network['mode']}; other nodes: {ways}{mtu}"
     yield "memory", f"{found['memoryBytes'] / 2**20:.0f} MiB"
 
 

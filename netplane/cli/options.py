@@ -14,10 +14,12 @@ import click
 from netplane.backends.registry import BACKENDS
 from netplane.errors import InputError, Problem
 from netplane.kernel.iptables_variants import AUTO, WISHES
+from netplane.plan.network_settings import Mode, NetworkSettings
 from netplane.plan.node import plan_node
 from netplane.plan.plan import Plan
 from netplane.plan.settings import Settings
 from netplane.sources.manifests import Loaded, load
+from netplane.sources.network_options import read_network_settings
 from netplane.sources.options import settings_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -57,6 +59,26 @@ def variant_option(command: Command) -> Command:
     return click.option("--iptables-variant", "variant", type=choice, default=AUTO, show_default=True, help=text)(
         command
     )
+
+
+class _Network(click.ParamType):  # type: ignore[type-arg]
+    """`none`, a mode, or a YAML file of settings -> NetworkSettings or None."""
+
+    name = "value"
+
+    def convert(self, value: Any, *_: object) -> NetworkSettings | None:
+        return read_network_settings(value) if value != _NO_NETWORK else None
+
+
+_NO_NETWORK = "none"
+
+
+def network_option(command: Command) -> Command:
+    """`--network none|MODE|FILE`; None for `none`."""
+    text = f"How Pods reach those of other nodes: none, {', '.join(mode.value for mode in Mode)}, or a YAML file."
+    return click.option(
+        "--network", type=_Network(), default=_NO_NETWORK, show_default=True, metavar="VALUE", help=text
+    )(command)
 
 
 _SETTINGS = (

@@ -8,18 +8,21 @@ anything old is swept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from netplane.closing import Closing
 from netplane.errors import NetplaneError
+from netplane.kernel.bird_mechanism import BirdMechanism
 from netplane.kernel.iptables_mechanism import IptablesMechanism
 from netplane.kernel.iptables_variants import AUTO
 from netplane.kernel.mechanism import Drift, Mechanism, Pending
+from netplane.kernel.network_mechanism import NetworkMechanism
 from netplane.kernel.nftables_mechanism import NftablesMechanism, of_network
 from netplane.kernel.transactions import OwnTransactions
+from netplane.kernel.wireguard_mechanism import WireguardMechanism
 from netplane.programs.program import Program
 
 
@@ -39,6 +42,10 @@ class Summary:
         """Whether the kernel is not as it was before."""
         return bool(self.made or self.swept)
 
+    def __add__(self, other: Summary) -> Summary:
+        """What two hosts did."""
+        return Summary(self.made + other.made, self.swept + other.swept, self.drift | other.drift)
+
 
 @dataclass(frozen=True, slots=True)
 class HostOptions:
@@ -53,11 +60,29 @@ class HostOptions:
 
 Making = Callable[[HostOptions, OwnTransactions], Mechanism]
 
-SERVICES: tuple[Making, ...] = (
+
+@dataclass(frozen=True, slots=True)
+class Mechanisms:
+    """In order. `independent`: one that fails does not keep those after it from being made, only from being swept."""
+
+    making: tuple[Making, ...]
+    independent: bool
+
+
+_SERVICES: tuple[Making, ...] = (
     lambda options, own: IptablesMechanism(options.iptables_variant, own),
     lambda _, own: NftablesMechanism(own),
 )
-NETWORK: tuple[Making, ...] = (lambda _, own: NftablesMechanism(own, of_network),)
+_NETWORK: tuple[Making, ...] = (
+    lambda _, own: NftablesMechanism(own, of_network),  # nobody unknown is heard from the first packet on
+    lambda options, _: WireguardMechanism(options.run_directory, options.state_directory),  # makes the link
+    lambda *_: NetworkMechanism(),  # that this gives addresses and routes
+    lambda options, _: BirdMechanism(options.run_directory),  # what it learns is on other links
+)
+SERVICES = Mechanisms(_SERVICES, independent=False)
+"""Half of a backend serves nobody."""
+NETWORK = Mechanisms(_NETWORK, independent=True)
+"""Without a bird the other nodes' VXLAN is still there."""
 
 
 class Host(Closing):
@@ -69,13 +94,14 @@ class Host(Closing):
     def __init__(
         self,
         options: HostOptions | None = None,
-        mechanisms: tuple[Making, ...] = SERVICES,
+        mechanisms: Mechanisms = SERVICES,
         own: OwnTransactions | None = None,
     ) -> None:
         own = own or OwnTransactions()
+        self._independent = mechanisms.independent
         with ExitStack() as made:
             self._mechanisms: list[Mechanism] = []
-            for mechanism in mechanisms:
+            for mechanism in mechanisms.making:
                 self._mechanisms.append(mechanism(options or HostOptions(), own))
                 made.callback(self._mechanisms[-1].close)
             made.pop_all()
@@ -90,14 +116,11 @@ class Host(Closing):
     def apply(self, want: Program, *, reread: bool, sweep: bool = True) -> Summary:
         """Make the kernel have `want` and, with `sweep`, nothing of ours beyond it.
 
-        A mechanism that fails does not stop those after it, but then nothing is swept. Raises KernelError,
-        OwnershipError or RequirementError, the first there was; the next apply then reads the kernel first. Applying
-        again after any failure converges.
+        Raises KernelError, OwnershipError or RequirementError, the first there was; the next apply then reads the
+        kernel first. Applying again after any failure converges.
         """
         try:
-            pending, failed = self._made(want, reread=reread, sweep=sweep)
-            if failed:
-                raise failed[0]
+            pending = self._made(want, reread=reread, sweep=sweep)
             for each in reversed(pending if sweep else []):
                 each.sweep()
         except BaseException:
@@ -111,21 +134,29 @@ class Host(Closing):
             drift={each.mechanism: each.drift for each in pending if each.drift},
         )
 
-    def _made(self, want: Program, *, reread: bool, sweep: bool) -> tuple[list[Pending], list[NetplaneError]]:
+    def _made(self, want: Program, *, reread: bool, sweep: bool) -> list[Pending]:
         """Read all, then make all that can be made."""
-        pending: list[Pending] = []
         failed: list[NetplaneError] = []
+
+        @contextmanager
+        def trying() -> Iterator[None]:
+            try:
+                yield
+            except NetplaneError as error:
+                if not self._independent:
+                    raise
+                failed.append(error)
+
+        pending: list[Pending] = []
         for mechanism in self._mechanisms:
-            try:
+            with trying():
                 pending.append(mechanism.pending(want, reread=reread, sweep=sweep))
-            except NetplaneError as error:
-                failed.append(error)
         for each in pending:
-            try:
+            with trying():
                 each.make()
-            except NetplaneError as error:
-                failed.append(error)
-        return pending, failed
+        if failed:
+            raise failed[0]
+        return pending
 
     def disturbed(self) -> bool:
         """Whether somebody else may have changed what kernel/events.py does not hear of. Cheap; a full apply tells."""

@@ -108,7 +108,8 @@ class Applied:
         held, needed = _own(before) | shared_before, _own(after) | shared_after
         for where in sorted({*held, *needed}):
             family, name = where
-            draft.elements(where, want.structure[family].sets[name], held.get(where, {}), needed.get(where, {}))
+            if spec := want.structure[family].sets.get(name):  # a set that goes takes its elements along
+                draft.elements(where, spec, held.get(where, {}), needed.get(where, {}))
         return draft.changes()
 
     def _recount(self, before: list[Part], after: list[Part]) -> tuple[MutableElements, MutableElements]:
