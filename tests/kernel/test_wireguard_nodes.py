@@ -366,10 +366,11 @@ def test_a_process_has_nothing_of_who_started_it(processes, meshed):
     }
 
 
-def test_a_process_that_hangs_is_replaced(processes, meshed, monkeypatch):
+def test_a_process_that_hangs_is_replaced(processes, meshed):
     (one, two, three_), _ = meshed
     pid = one.pid()
     os.kill(pid, signal.SIGSTOP)
+    until(lambda: all("\nState:\tT" in each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/status")))
     assert one.apply(one.program(two, three_)).drift
     assert not _alive(pid)
     assert one.sends(two, MARKER)
