@@ -14,13 +14,13 @@ from tempfile import TemporaryDirectory
 
 from bench.baselines import send
 from bench.cold import in_new_process
-from bench.network_node import MECHANISMS, NodeNetwork, facts_of
+from bench.network_node import NodeNetwork, facts_of
 from bench.network_pairs import UPLINK, UPLINK_MTU, carry_out
 from bench.network_results import NetworkAmount, PeerRun, Stages
 from bench.timing import collecting_later, timed
 from netplane.backends.network.compile import compile_network
 from netplane.kernel import link_orders, links
-from netplane.kernel.host import Host, HostOptions
+from netplane.kernel.host import NETWORK, Host, HostOptions
 from netplane.kernel.link_orders import End
 from netplane.kernel.links import Links
 from netplane.kernel.netns import Namespace
@@ -63,7 +63,7 @@ def netplane_cold(mode: Mode, peers: int) -> Stages:
     """From decoded nodes to the kernel, in a new namespace, stage by stage, with the agent's own objects."""
     nodes, settings = nodes_of(peers), _settings(mode)
     with _node() as (namespace, options), namespace.run(Links) as kernel:
-        host = namespace.run(lambda: Host(options, MECHANISMS))
+        host = namespace.run(lambda: Host(options, NETWORK))
         with host, collecting_later():
             addresses = addresses_to_reach(nodes, "n0", settings)
             asking, facts = timed(lambda: namespace.run(lambda: facts_of(kernel, addresses)))
