@@ -13,7 +13,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 from network_plans import WAYS, WIREGUARD_MTU, addresses, cluster, mac, peer, plan, ranges
-from network_site import (
+from network_two_nodes import (
     ELSEWHERE,
     LAST,
     OUTSIDE,
@@ -32,7 +32,7 @@ from network_site import (
 from netplane.backends.network.compile import compile_network
 from netplane.backends.network.elements import Common
 from netplane.kernel import command
-from netplane.kernel.host import Host
+from netplane.kernel.host import Host, Mechanisms
 from netplane.kernel.netns import Namespace
 from netplane.kernel.nftables_mechanism import NftablesMechanism, of_network
 from netplane.lab import packets
@@ -91,7 +91,7 @@ def test_nft_takes_every_table():
 def test_the_kernel_shows_what_was_wanted_and_any_table_follows_any_other():
     programs = [compile_network(each).program for each in every_plan()]
     with Namespace() as namespace:
-        mechanisms = (lambda _, own: NftablesMechanism(own, of_network),)
+        mechanisms = Mechanisms((lambda _, own: NftablesMechanism(own, of_network),), independent=False)
         with namespace.run(lambda: Host(mechanisms=mechanisms)) as host:
             for each in (*programs, *reversed(programs)):
                 namespace.run(lambda each=each: host.apply(each, reread=False))

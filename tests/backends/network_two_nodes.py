@@ -21,7 +21,7 @@ from network_plans import UPLINK, WAYS, addresses, peer, plan
 
 from netplane.backends.network.compile import compile_network
 from netplane.kernel import command, links, sysctls
-from netplane.kernel.host import Host
+from netplane.kernel.host import Host, Mechanisms
 from netplane.kernel.links import Links, Order, Peer
 from netplane.kernel.netns import Namespace
 from netplane.kernel.network_mechanism import NetworkMechanism
@@ -145,11 +145,8 @@ def site(made: Iterable[NetworkPlan] = (), *, bridge_netfilter: bool = True) -> 
 
 
 def _host() -> Host:
-    mechanisms = (
-        lambda _, own: NftablesMechanism(own, of_network),
-        lambda *_: NetworkMechanism(lambda *_: None),
-    )
-    return Host(mechanisms=mechanisms)
+    making = (lambda _, own: NftablesMechanism(own, of_network), lambda *_: NetworkMechanism())
+    return Host(mechanisms=Mechanisms(making, independent=False))
 
 
 def _wire(spaces: dict[str, Namespace]) -> None:
