@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -19,6 +20,9 @@ from netplane.kernel.netns import Namespace
 from netplane.lab.attaching import PluginInstalled, attached_pods
 from netplane.lab.cases import Case
 from netplane.lab.namespaces import Lab
+from netplane.lab.networked import NotForTheNetwork, PodNetworkOptions
+from netplane.lab.router import routing, wait_for_routes
+from netplane.plan.network_settings import Mode
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -35,6 +39,8 @@ class LabAgent(Closing):
         self._ready, told = os.pipe()
         source = str(case.folder.resolve())
         words = ("run", "--node", node, "--from", source, "--backend", backend, *case.settings.options)
+        if case.network:
+            words += ("--network", self._network(case.network))
         options = ("--ready-fd", str(told))
         self._process = namespace.run(
             lambda: subprocess.Popen(
@@ -82,6 +88,14 @@ class LabAgent(Closing):
         self._log.close()
         self._run_directory.cleanup()
 
+    def _network(self, network: PodNetworkOptions) -> str:
+        """What `--network` is told: a mode, or the path of a file."""
+        if isinstance(network.words, str):
+            return network.words
+        path = Path(self._run_directory.name, "network.json")
+        path.write_text(json.dumps(network.words))
+        return str(path)
+
     def _words(self, verb: str, *words: str) -> tuple[str, ...]:
         place = ("--run-dir", self._run_directory.name)
         state = ("--state-dir", f"{self._run_directory.name}/state") if verb == "run" else ()
@@ -94,12 +108,18 @@ def agents_of(lab: Lab, case: Case, backend: str) -> Iterator[Mapping[str, LabAg
 
     So are pods that the plugin attaches: each agent is asked for its own.
     """
+    if case.network and case.network.settings.mode is Mode.WIREGUARD:
+        raise NotForTheNetwork("mode wireguard: agents find each other's keys in the manifests, and a case has none")
     with ExitStack() as made:
+        if case.network:
+            made.enter_context(routing(lab, case.network.settings))
         agents = {
             name: made.enter_context(LabAgent(namespace, name, case, backend)) for name, namespace in lab.nodes.items()
         }
         for agent in agents.values():
             agent.wait_ready()
+        if case.network:
+            wait_for_routes(lab, case.network.settings)
         if case.topology.plugin:
             plugins = {name: agent.plugin() for name, agent in agents.items()}
             made.enter_context(attached_pods(lab, case.plugin, plugins))

@@ -13,21 +13,22 @@ subnets: {n3: b}
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from netplane.errors import InputError, one_line
 from netplane.lab.attached import PluginOptions
-from netplane.lab.networked import PodNetworkOptions
+from netplane.lab.networked import FIRST_SUBNET, Network, PodNetworkOptions
 from netplane.lab.topology import Attach
 from netplane.plan.settings import Settings
 from netplane.sources.documents import BadText, documents_of
-from netplane.sources.network_options import network_settings
+from netplane.sources.network_options import network_settings, read_network_settings
 from netplane.sources.options import settings_of
 
 SETTINGS_FILE = "settings.yaml"
 FIRST_NODE = "n1"
+_OTHER_SUBNET = f"not {FIRST_SUBNET}"
 _SWITCHES = {
     "masquerade-all": ("--masquerade-all", "--no-masquerade-all"),
     "drop-invalid": ("--drop-invalid", "--keep-invalid"),
@@ -72,6 +73,23 @@ def read_settings(path: Path, attach: Attach = Attach.BRIDGE) -> CaseSettings:
         return _settings({str(key): value for key, value in found.items()}, attach)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def network_of(option: str, *, two_subnets: bool = False) -> Network | None:
+    """The Pod network that `--network` asks for, a mode or the path of a file; None for "none".
+
+    With `two_subnets` every second node is in another subnet than the first. Raises InputError.
+    """
+    if option == "none":
+        return None
+    settings = read_network_settings(option)
+    words = option if option == settings.mode.value else str(Path(option).resolve())
+
+    def on(nodes: Sequence[str]) -> PodNetworkOptions:
+        far = dict.fromkeys(nodes[1::2], _OTHER_SUBNET) if two_subnets else {}
+        return PodNetworkOptions(settings, words, far)
+
+    return on
 
 
 def _settings(found: dict[str, object], attach: Attach) -> CaseSettings:

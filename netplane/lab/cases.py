@@ -11,7 +11,7 @@ Reading a case touches nothing but its files.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from netplane.errors import InputError, Problem
 from netplane.lab.attached import NotForThePlugin, PluginOptions, attached, cluster_networks
 from netplane.lab.case_settings import SETTINGS_FILE, CaseSettings, read_settings
-from netplane.lab.networked import PodNetworkOptions, keeps_source, networked
+from netplane.lab.networked import Network, PodNetworkOptions, keeps_source, networked
 from netplane.lab.outcome import WORDS, Arrival, Named, Reaches
 from netplane.lab.pod_network import PodNetwork
 from netplane.lab.probe import FromNode, FromOutside, FromPod, Oracles, Probe, Sender, usual_source
@@ -38,9 +38,6 @@ _SENDER = re.compile(r"(?P<kind>pod|node|outside\s+via)\s+(?P<name>\S+)(?:\s+fro
 _DESTINATION = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<v4>[^:\[\]]+)):(?P<port>\d+)")
 _REMARK = re.compile(r"\s*\([^)]*\)\s*$")
 _TARGET = re.compile(r"(?P<name>(?:node\s+)?\S+)(?P<masqueraded>\s+masqueraded)?")
-Network = Callable[[Sequence[str]], PodNetworkOptions]
-"""The Pod network of a cluster with these nodes."""
-
 _SHAPE = "write FROM PROTOCOL DESTINATION -> OUTCOME, e.g. pod web-1 tcp 10.96.0.10:80 -> web-1 masqueraded, web-2"
 
 

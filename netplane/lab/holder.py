@@ -1,4 +1,5 @@
-"""The process that holds a lab: `python -m netplane.lab.holder FOLDER BACKEND STATE FD [--agent] [--cni] [--routed]`.
+"""The process that holds a lab: `python -m netplane.lab.holder FOLDER BACKEND STATE FD [OPTION...]`; OPTIONs are
+`--agent`, `--cni`, `--routed`, `--network=MODE-OR-FILE` and `--two-subnets`.
 
 Started by `hold.up` in a session of its own. Writes the lab's state to FD when everything is up, then waits for
 SIGTERM or SIGINT. All that belongs to the lab ends with it.
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from netplane.errors import NetplaneError
+from netplane.lab.case_settings import network_of
 from netplane.lab.cases import load_cluster
 from netplane.lab.hold import Held, start_time, write
 from netplane.lab.run import by_agent, in_process, standing
@@ -29,7 +31,9 @@ def main(words: list[str]) -> int:
         signal.signal(number, lambda *_: end.set())
     try:
         attach = Attach.ROUTED if "--routed" in rest else Attach.BRIDGE
-        case = load_cluster(Path(folder), attach=attach, plugin="--cni" in rest)
+        told = next((word.partition("=")[2] for word in rest if word.startswith("--network=")), "none")
+        network = network_of(told, two_subnets="--two-subnets" in rest)
+        case = load_cluster(Path(folder), attach=attach, plugin="--cni" in rest, network=network)
         program = by_agent if "--agent" in rest else in_process
         with standing(case) as lab, program(lab, case, backend):
             paths = {name: str(namespace.path) for name, namespace in lab.namespaces().items()}

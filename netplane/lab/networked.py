@@ -10,7 +10,7 @@ A node finds the others of its subnet on its link, and everybody else behind the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from netplane.errors import InputError
@@ -34,6 +34,10 @@ class PodNetworkOptions:
     subnets: Mapping[str, str] = field(default_factory=dict)
 
 
+Network = Callable[[Sequence[str]], PodNetworkOptions]
+"""The Pod network of a cluster with these nodes, by name."""
+
+
 class NotForTheNetwork(Unsuitable):
     """A case whose Pods a Pod network cannot reach, and why."""
 
@@ -49,6 +53,7 @@ def networked(wiring: Topology, options: PodNetworkOptions, *, underlay_mtu: int
             raise InputError(f"subnets: the manifests have no Node {name!r}")
     for pod in wiring.pods.values():
         _check(pod, wiring.nodes[pod.node])
+    _check_mode(options)
     numbers = {name: n for n, name in enumerate(sorted({FIRST_SUBNET, *options.subnets.values()}))}
     overlay = options.settings.mode in OVERLAYS
     nodes = {
@@ -75,6 +80,16 @@ def inner_addresses(ranges: tuple[IPNetwork, ...]) -> tuple[IPAddress, ...]:
 def _node(index: int, node: NodeHost, number: int, *, overlay: bool) -> NodeHost:
     inner = inner_addresses(node.ranges) if overlay else ()
     return replace(node, links=subnet(number).node(index), subnet=number, inner=inner)
+
+
+def _check_mode(options: PodNetworkOptions) -> None:
+    """A router that does not hear of Pods cannot be between nodes."""
+    settings = options.settings
+    if len({FIRST_SUBNET, *options.subnets.values()}) > 1 and (
+        settings.mode is Mode.HOST_GW or (settings.mode is Mode.BGP and not settings.bgp.peers)
+    ):
+        why = "the router between the subnets knows no Pods; use one subnet, or bgp.peers"
+        raise NotForTheNetwork(f"mode {settings.mode.value}: {why}")
 
 
 def _check(pod: PodHost, node: NodeHost) -> None:

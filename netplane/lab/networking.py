@@ -25,7 +25,7 @@ from netplane.kernel.netns import Namespace
 from netplane.kernel.wireguard_keys import KeyStore
 from netplane.lab import sockets
 from netplane.lab.namespaces import Lab
-from netplane.lab.networked import PodNetworkOptions
+from netplane.lab.networked import PodNetworkOptions, inner_addresses
 from netplane.lab.router import routing, wait_for_routes
 from netplane.lab.topology import CONTROL
 from netplane.model.address import IPAddress, family_of
@@ -95,13 +95,18 @@ class NetworkHere(Closing):
 class NetworksHere:
     """The Pod network of a lab, up."""
 
+    lab: Lab
     hosts: Mapping[str, NetworkHere]
     nodes: Mapping[str, Node]
 
     def apply(self, settings: NetworkSettings) -> Mapping[str, Summary]:
-        """Make every node have this network, whatever it has now."""
+        """Make every node have this network, whatever it has now; returns when Pods reach each other by it."""
         nodes = with_keys(self.nodes, self.hosts) if settings.mode is Mode.WIREGUARD else self.nodes
-        return {name: host.apply(nodes, settings) for name, host in self.hosts.items()}
+        summaries = {name: host.apply(nodes, settings) for name, host in self.hosts.items()}
+        wait_for_routes(self.lab, settings)
+        if settings.mode is Mode.WIREGUARD:
+            wait_for_handshakes(self.lab)
+        return summaries
 
 
 @contextmanager
@@ -114,24 +119,22 @@ def network_here(lab: Lab, nodes: Mapping[str, Node], options: PodNetworkOptions
         for name, namespace in lab.nodes.items():
             hosts[name] = made.enter_context(NetworkHere(namespace, name, folder / name))
             made.callback(hosts[name].clean)
-        network = NetworksHere(hosts, nodes)
+        network = NetworksHere(lab, hosts, nodes)
         network.apply(options.settings)
-        wait_for_routes(lab, options.settings)
-        if options.settings.mode is Mode.WIREGUARD:
-            wait_for_handshakes(lab)
         yield network
 
 
 def wait_for_handshakes(lab: Lab) -> None:
     """Return when every two nodes have heard from each other over the overlay. KernelError if that takes too long.
 
-    WireGuard answers the first packet after a handshake; one that is lost, or meets another, is tried again after five
-    seconds (REKEY_TIMEOUT).
+    One of the two speaks first: where both begin in the same moment, WireGuard loses both handshakes and tries again
+    after five seconds (REKEY_TIMEOUT), and wireguard-go may then believe for fifteen that all is well.
     """
     nodes = list(lab.topology.nodes.values())
     for number, here in enumerate(nodes):
         for there in nodes[number + 1 :]:
-            made = lab.nodes[here.name].run(lambda to=there.inner[0]: _connected(to))  # type: ignore[misc]
+            inner = inner_addresses(there.ranges)[0]
+            made = lab.nodes[here.name].run(lambda to=inner: _connected(to))  # type: ignore[misc]
             with made:
                 if not _hears(made):
                     said = f"none within {HANDSHAKE_SECONDS:g} s"

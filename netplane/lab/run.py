@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,17 +17,18 @@ from netplane.backends.registry import backend_named
 from netplane.errors import NetplaneError, one_line
 from netplane.kernel.host import Host
 from netplane.lab.agents import agents_of
-from netplane.lab.attached import NotForThePlugin
 from netplane.lab.attaching import attached_pods, plugins_here
 from netplane.lab.capture import recording
 from netplane.lab.cases import Case, Line, load_case
 from netplane.lab.compare import Comparison, compare
 from netplane.lab.namespaces import Lab
+from netplane.lab.networked import Network
+from netplane.lab.networking import network_here
 from netplane.lab.observe import Question, observe
 from netplane.lab.outcome import named, say
 from netplane.lab.servers import Servers, open_doors
 from netplane.lab.strangers import move_in
-from netplane.lab.topology import Attach
+from netplane.lab.topology import Attach, Unsuitable
 from netplane.lab.trace import rules_for
 from netplane.plan.oracle import Decision
 
@@ -80,12 +81,15 @@ class RunOptions:
     """How to run cases. `only` are line numbers of `packets.txt` (empty: all); `pcap` a folder for what was sent.
 
     With `plugin` the CNI plugin attaches the pods, as it does anyway where a case is about it; `attach` says how pods
-    are attached where the case does not. `tell` is called with a few words before each step that takes a while.
+    are attached and `network` how they reach each other where the case does not; `network_words` are the options of
+    `netplane lab run` that say the same. `tell` is called with a few words before each step that takes a while.
     """
 
     agent: bool = False
     plugin: bool = False
     attach: Attach = Attach.BRIDGE
+    network: Network | None = None
+    network_words: str = ""
     only: frozenset[int] = field(default=frozenset())
     pcap: Path | None = None
     tell: Callable[[str], None] = field(default=lambda _: None)
@@ -97,10 +101,10 @@ def run_cases(folders: Iterable[Path], backends: Sequence[str], options: RunOpti
         for backend in backends:
             started = time.monotonic()
             try:
-                case = load_case(folder, attach=options.attach, plugin=options.plugin)
+                case = load_case(folder, attach=options.attach, plugin=options.plugin, network=options.network)
                 packets = run_case(case, backend, options)
                 yield CaseResult(case.name, str(folder), backend, packets, time.monotonic() - started)
-            except NotForThePlugin as error:
+            except Unsuitable as error:
                 yield CaseResult(folder.resolve().name, str(folder), backend, skipped=one_line(str(error)))
             except NetplaneError as error:
                 name, seconds = folder.resolve().name, time.monotonic() - started
@@ -118,12 +122,14 @@ def run_case(case: Case, backend: str, options: RunOptions) -> tuple[PacketResul
         options.tell(_starting(case, backend, options))
         with program(lab, case, backend), _recorded(lab, case, backend, options):
             options.tell(f"sending {len(lines)} kinds of packets until every endpoint was seen")
-            return _ask_all(lab, case, backend, lines, decisions)
+            return _ask_all(lab, case, backend, lines, decisions, options)
 
 
 def _starting(case: Case, backend: str, options: RunOptions) -> str:
     """What is done before packets are sent, in a few words."""
     begun = f"starting the agent on {', '.join(case.topology.nodes)}" if options.agent else f"applying {backend}"
+    if case.network:
+        begun += f", a Pod network by {case.network.settings.mode.value}"
     if not case.topology.plugin:
         return begun
     how = "launcher and agent" if options.agent else "the CNI plugin"
@@ -131,7 +137,12 @@ def _starting(case: Case, backend: str, options: RunOptions) -> str:
 
 
 def _ask_all(
-    lab: Lab, case: Case, backend: str, lines: Sequence[Line], decisions: Sequence[Decision]
+    lab: Lab,
+    case: Case,
+    backend: str,
+    lines: Sequence[Line],
+    decisions: Sequence[Decision],
+    options: RunOptions,
 ) -> tuple[PacketResult, ...]:
     """Send every line's packets and compare; the rules of the first few differences are traced."""
     questions = [Question(line.probe, d.outcome) for line, d in zip(lines, decisions, strict=True)]
@@ -140,7 +151,8 @@ def _ask_all(
     results: list[PacketResult] = []
     promised = case.oracles()
     for line, comparison in zip(lines, compared, strict=True):
-        result = _result(case, backend, line, promised.decide(line.probe), comparison)
+        again = _again(case, backend, line, options)
+        result = _result(case, line, promised.decide(line.probe), comparison, again)
         traced = sum(bool(each.rules) for each in results) < _WORST_TRACED
         results.append(_with_rules(lab, line, result) if comparison.differences and traced else result)
     return tuple(results)
@@ -168,10 +180,12 @@ def in_process(lab: Lab, case: Case, backend: str) -> Iterator[None]:
                 host.apply(program, reread=True)  # type: ignore[arg-type]
 
         lab.nodes[name].run(apply)
-    if not case.topology.plugin:
-        yield
-        return
-    with plugins_here(lab) as plugins, attached_pods(lab, case.plugin, plugins):
+    with ExitStack() as made:
+        if case.network:
+            made.enter_context(network_here(lab, case.snapshot.nodes, case.network))
+        if case.topology.plugin:
+            plugins = made.enter_context(plugins_here(lab))
+            made.enter_context(attached_pods(lab, case.plugin, plugins))
         yield
 
 
@@ -188,21 +202,26 @@ def _recorded(lab: Lab, case: Case, backend: str, options: RunOptions) -> Abstra
     return recording(lab, options.pcap / f"{case.name}-{backend}")
 
 
-def _result(case: Case, backend: str, line: Line, decision: Decision, comparison: Comparison) -> PacketResult:
+def _result(case: Case, line: Line, decision: Decision, comparison: Comparison, again: str) -> PacketResult:
     oracle = named(decision.outcome, line.probe.protocol, case.topology)
     expected, seen = say(line.expected, case.topology), comparison.seen
     differences = comparison.differences
     if oracle != line.expected:
         differences = (f"the oracle says {say(oracle, case.topology)}: {decision.reason}", *differences)
-    again = f"netplane lab run {case.folder} --backend {backend} --packet {line.number}{_how(case)}"
     packet = line.text.partition("->")[0].strip()
     return PacketResult(line.number, packet, expected, seen, differences, again=again if differences else "")
 
 
-def _how(case: Case) -> str:
-    """The options that attach pods in the same way again, where the case does not say so itself."""
+def _again(case: Case, backend: str, line: Line, options: RunOptions) -> str:
+    """The command that runs a line in the same way again."""
+    return f"netplane lab run {case.folder} --backend {backend} --packet {line.number}{_how(case, options)}"
+
+
+def _how(case: Case, options: RunOptions) -> str:
+    """The options that attach and connect pods in the same way again, where the case does not say so itself."""
     attach = " --attach routed" if case.topology.attach is Attach.ROUTED and not case.settings.attach_is_said else ""
-    return attach + (" --cni" if case.topology.plugin and case.settings.plugin is None else "")
+    cni = " --cni" if case.topology.plugin and case.settings.plugin is None else ""
+    return attach + cni + (f" {options.network_words}" if case.network and case.settings.network is None else "")
 
 
 def _with_rules(lab: Lab, line: Line, result: PacketResult) -> PacketResult:

@@ -73,9 +73,15 @@ class Ground:
 
 
 @contextmanager
-def proving(ground: Ground, make: Make) -> Iterator[Proving]:
-    """A lab with its network up."""
+def bare(ground: Ground) -> Iterator[Lab]:
+    """A lab with servers, and no network yet."""
     with Lab(ground.wiring()) as lab, Servers(lasting=True) as servers:
         open_doors(servers, lab, [(Protocol.TCP, TCP_PORT)])
-        with make(lab, ground):
-            yield Proving(lab, ground.options())
+        yield lab
+
+
+@contextmanager
+def proving(ground: Ground, make: Make) -> Iterator[Proving]:
+    """A lab with its network up."""
+    with bare(ground) as lab, make(lab, ground):
+        yield Proving(lab, ground.options())
