@@ -211,14 +211,17 @@ def _overlays(memory: NetworkMemory) -> tuple[Overlay, ...]:
         plan = entry.reached.plan
         if plan.tunnel is not None:
             mtus[plan.link] = max(mtus.get(plan.link, 0), plan.mtu)
-    return tuple(_overlay(memory.speaker, link, mtus[link]) for link in sorted(mtus))
+    return tuple(_overlay(memory, link, mtus[link]) for link in sorted(mtus))
 
 
-def _overlay(own: Speaker, link: str, mtu: int) -> Overlay:
+def _overlay(memory: NetworkMemory, link: str, mtu: int) -> Overlay:
+    own = memory.speaker
     inner = tuple(each for each in inner_addresses(own.ranges) if mtu >= SMALLEST_PACKET[family_of(each)])
     family = next((family for family, name in VXLAN_LINKS.items() if name == link), 0)
     outer = next((each for each in own.addresses if each.version == family), own.addresses[0])
-    return Overlay(link, outer, inner, mtu, vtep_mac(own.name) if family else b"")
+    if family:
+        return Overlay(link, outer, inner, mtu, mac=vtep_mac(own.name))
+    return Overlay(link, outer, inner, mtu, key=memory.survey.key)
 
 
 def _pod_mtu(memory: NetworkMemory) -> int:

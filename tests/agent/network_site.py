@@ -13,6 +13,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -114,6 +115,49 @@ class Site(Closing):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def key(self, number: int, *options: str) -> str:
+        """The public WireGuard key of a node's host; it is made if there is none."""
+        state = ("--state-dir", f"{self._run / f'n{number}'}-state", "--output", "json")
+        said = self.run(number, sys.executable, "-m", "netplane", "node", "key", *state, *options)
+        found = json.loads(said)
+        return str(found["nextPublicKey"] if options else found["publicKey"])
+
+    def processes(self, number: int, name: str) -> list[str]:
+        """The pids of the processes of this name in a node's namespace."""
+        own = self.nodes[number].path.readlink()
+        found = []
+        for each in Path("/proc").iterdir():
+            with suppress(OSError):
+                if (each / "comm").read_text().strip() == name and (each / "ns/net").readlink() == own:
+                    found.append(each.name)
+        return found
+
+    def only_process(self, number: int, name: str) -> str:
+        """The pid of the one there is."""
+        (found,) = self.processes(number, name)
+        return found
+
+    def outside(self) -> None:
+        """Give the wire addresses, so that somebody beside the nodes can ask them."""
+        self.wire.run(lambda: sysctls.write(_AT_ONCE))
+        _ip(self.wire, "link set lo up", "addr add 192.0.2.1/24 dev wire", "addr add 2001:db8:2::1/64 dev wire nodad")
+
+    def serve(self, number: int) -> None:
+        """Let a node's Pod say `pod N` to whoever connects to port 8080."""
+        for kind, address in ((socket.AF_INET, pod(number)), (socket.AF_INET6, pod(number, 6))):
+            listening = self.pods[number].run(lambda kind=kind: socket.socket(kind))
+            listening.bind((address, 8080))
+            listening.listen(64)
+            self._open.callback(listening.close)
+            self._open.callback(listening.shutdown, socket.SHUT_RDWR)
+            threading.Thread(target=_say, args=(listening, f"pod {number}".encode()), daemon=True).start()
+
+    def monitor(self, number: int, what: str) -> Monitor:
+        """`ip monitor WHAT` on a node, until the site is closed."""
+        made = Monitor(self.nodes[number], what)
+        self._open.enter_context(made)
+        return made
+
     def routes(self, number: int) -> set[str]:
         """The routes that are ours."""
         both = self.ip(number, "route", "show", "proto", "98") + self.ip(number, "-6", "route", "show", "proto", "98")
@@ -189,6 +233,25 @@ class Site(Closing):
                 namespace.run(lambda words=(*words, *state): subprocess.run(words, capture_output=True, check=False))
 
 
+class Monitor(Closing):
+    """What the kernel tells of changes, by `ip monitor`."""
+
+    def __init__(self, namespace: Namespace, what: str) -> None:
+        words = ("ip", "-o", "monitor", what)
+        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed by close()
+        self._process = namespace.run(lambda: subprocess.Popen(words, stdout=self._file))
+
+    def said(self) -> list[str]:
+        """The lines so far."""
+        self._file.seek(0)
+        return self._file.readlines()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._file.close()
+
+
 class Talk(Closing):
     """A TCP connection between two Pods, held open; `alive` sends a little each way."""
 
@@ -257,6 +320,16 @@ class Stream(Closing):
         self._thread.join()
         self._server.close()
         self._client.close()
+
+
+def _say(listening: socket.socket, words: bytes) -> None:
+    while True:
+        try:
+            met, _ = listening.accept()
+        except OSError:
+            return
+        with met, suppress(OSError):
+            met.sendall(words)
 
 
 def pod_of(listening: socket.socket) -> str:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from network_site import CLUSTER, Site, Stream, Talk, node_yaml
 
+from netplane.plan.network_plan import PUBLIC_KEY_ANNOTATION
+
+PATH = os.environ.get("PATH", "") + ":/usr/sbin"
+
+needs_wireguard = pytest.mark.skipif(not shutil.which("wireguard-go"), reason="needs wireguard-go")
+needs_bird = pytest.mark.skipif(not shutil.which("bird", path=PATH), reason="needs bird")
 MODES = ("vxlan", "host-gw", "cross-subnet")
 
 
@@ -16,6 +23,12 @@ MODES = ("vxlan", "host-gw", "cross-subnet")
 def site(tmp_path):
     with Site(tmp_path, 2) as made:
         yield made
+
+
+def with_keys(site: Site, *numbers: int) -> None:
+    """Every Node shows the key of its host."""
+    for number in numbers:
+        site.write(f"n{number}", node_yaml(number, annotations={PUBLIC_KEY_ANNOTATION: site.key(number)}))
 
 
 @pytest.fixture
@@ -30,6 +43,86 @@ def test_a_pod_reaches_the_pod_of_another_node_under_its_own_address(site, mode)
     for family in (4, 6):
         assert site.reaches(1, 2, family)
         assert site.reaches(2, 1, family)
+
+
+@needs_wireguard
+def test_wireguard_takes_everything_there_is_between_pods_and_an_agent_that_starts_again_breaks_nothing(site):
+    with_keys(site, 1, 2)
+    site.start("wireguard")
+    for family in (4, 6):
+        site.wait_reaches(1, 2, family)
+    with Talk(site, 1, 2) as talk:
+        site.stop(1)
+        assert site.reaches(1, 2)
+        site.start("wireguard", 1)
+        assert talk.alive()
+
+
+@needs_wireguard
+def test_a_new_wireguard_key_is_used_when_the_others_know_it(site):
+    with_keys(site, 1, 2)
+    site.start("wireguard")
+    site.wait_reaches(1, 2)
+    with Talk(site, 1, 2) as talk:
+        fresh = site.key(1, "--rotate")
+        assert talk.alive()
+        site.write("n1", node_yaml(1, annotations={PUBLIC_KEY_ANNOTATION: fresh}))
+        site.wait(lambda: fresh in site.run(2, "ip", "-d", "link") or site.reaches(2, 1), "the new key at work")
+        site.wait_reaches(1, 2)
+        assert talk.alive()
+
+
+@needs_wireguard
+def test_a_node_without_a_key_is_not_reached_in_plain_text(site):
+    with_keys(site, 1)
+    site.start("wireguard")
+    assert not site.reaches(1, 2)
+    assert any("unreachable 10.244.2.0/24" in route for route in site.routes(1))
+    with_keys(site, 1, 2)
+    site.wait_reaches(1, 2)
+
+
+@needs_wireguard
+def test_a_killed_wireguard_comes_back(site):
+    with_keys(site, 1, 2)
+    site.start("wireguard")
+    site.wait_reaches(1, 2)
+    with Talk(site, 1, 2) as talk:
+        os.kill(int(site.only_process(1, "wireguard-go")), signal.SIGKILL)
+        site.wait(lambda: not site.reaches(1, 2), "gone")
+        site.wait_reaches(1, 2)
+        assert talk.alive()
+
+
+@needs_bird
+def test_bgp_brings_the_routes_and_they_stay_without_agent_and_without_bird(site):
+    site.start("bgp")
+    for family in (4, 6):
+        site.wait_reaches(1, 2, family)
+    with Talk(site, 1, 2) as talk, Stream(site, 1, 2) as stream:
+        site.stop(1)
+        os.kill(int(site.only_process(1, "bird")), signal.SIGKILL)
+        assert site.reaches(1, 2)
+        site.start("bgp", 1)
+        site.wait_reaches(2, 1)
+        assert talk.alive()
+        assert stream.lost() == 0
+
+
+@needs_bird
+@pytest.mark.parametrize("modes", [("bgp", "vxlan"), ("vxlan", "bgp")])
+def test_leaving_bgp_and_coming_to_it_breaks_no_connection_and_leaves_no_bird(site, modes):
+    site.start(modes[0])
+    site.wait_reaches(1, 2)
+    with Talk(site, 1, 2) as talk:
+        for number in (1, 2):
+            site.stop(number)
+            site.start(modes[1], number)
+        site.wait_reaches(1, 2)
+        assert talk.alive()
+        if modes[1] != "bgp":
+            assert not site.processes(1, "bird")
+            assert not site.ip(1, "route", "show", "proto", "bird")
 
 
 def test_a_node_that_joins_is_reached_and_one_that_leaves_leaves_nothing_and_others_are_not_touched(three):

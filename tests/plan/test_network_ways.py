@@ -34,7 +34,7 @@ def test_by_wireguard_they_go_enciphered_for_the_nodes_key():
     tunnel = Tunnel(N2[0], N2_INNER, key=key(2))
     assert made.peers["n2"] == PeerPlan("n2", Way.WIREGUARD, N2_PODS, N2, "np-wg", 1440, tunnel=tunnel)
     inner = addresses("10.244.1.0", "fd00:244:1::")
-    assert made.overlays == (Overlay("np-wg", addresses("192.0.2.1")[0], inner, 1440),)
+    assert made.overlays == (Overlay("np-wg", addresses("192.0.2.1")[0], inner, 1440, key=key(1)),)
     assert (made.pod_mtu, made.problems) == (1440, ())
 
 
