@@ -352,9 +352,7 @@ def test_agents_are_killed_and_connections_notice_nothing(way):
 @pytest.mark.lab
 def test_a_whole_run_makes_every_table_and_a_part_only_its_own():
     said = []
-    results = measure(
-        TINY, said.append, [part for part in PARTS if part != "network" and (part != "cni" or not missing())]
-    )
+    results = measure(TINY, said.append, [part for part in PARTS if part != "cni" or not missing()])
     assert said[0] == "cold load 5 x 4"
     assert len(results.cold[0].baseline) == 1  # loading the big node counts
     made = tables(results)
