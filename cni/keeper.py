@@ -113,6 +113,7 @@ class Keeper(Closing):
         if whole or told.concerns_us or missed or self._lost:
             self._look_at_links(attached, kept)
         with self._node.lock:
+            self._node.rules.masquerade = not self._plugin.network().masquerades
             if whole or self._node.rules.disturbed():
                 changed = self._node.rules.reconcile(self._node.attached())
                 kept.mended += changed.told()

@@ -1,6 +1,7 @@
 """What the cluster last said of this node, on disk: for whoever works without an agent.
 
-/var/lib/netplane/cni/network.json   {"ranges": ["10.88.1.0/24"], "peers": ["192.0.2.12"], "mtu": 1450}
+/var/lib/netplane/cni/network.json   {"ranges": ["10.88.1.0/24"], "peers": ["192.0.2.12"], "mtu": 1450,
+                                      "masquerades": true}
 """
 
 from __future__ import annotations
@@ -33,11 +34,18 @@ class NodeNetwork:
     ranges: tuple[IPNetwork, ...] = ()
     peers: tuple[IPAddress, ...] = ()
     mtu: int = 0
+    masquerades: bool = False
+    """Pods that leave the cluster are masqueraded by the Pod network, whatever `ipMasq` says."""
 
 
 def keep(folder: Path, network: NodeNetwork) -> None:
     """Write it, at once: readers see this or what was there before. Raises Failure."""
-    value = {"ranges": list(map(str, network.ranges)), "peers": list(map(str, network.peers)), "mtu": network.mtu}
+    value = {
+        "ranges": list(map(str, network.ranges)),
+        "peers": list(map(str, network.peers)),
+        "mtu": network.mtu,
+        "masquerades": network.masquerades,
+    }
     with Directory(folder) as directory:
         try:
             directory.remove(NEW)
@@ -63,10 +71,10 @@ def known(folder: Path) -> NodeNetwork:
             finally:
                 os.close(fd)
             ranges, peers = tuple(map(ip_network, value["ranges"])), tuple(map(ip_address, value["peers"]))
-            mtu = int(value.get("mtu", 0))  # an older netplane wrote none
+            mtu, masquerades = int(value.get("mtu", 0)), bool(value.get("masquerades"))  # an older one wrote neither
         except FileNotFoundError:
             return NodeNetwork()
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             log.warning("not understood", extra={"file": str(folder / NAME), "why": repr(error)[:200]})
             return NodeNetwork()
-    return NodeNetwork(ranges, peers, mtu)
+    return NodeNetwork(ranges, peers, mtu, masquerades)

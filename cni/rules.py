@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -65,6 +65,19 @@ class Rules(Closing):
         self._owners: dict[SetName, dict[bytes, AttachmentId]] = {}
         self._shapes: Mapping[Family, Shape] | None = None  # what the kernel's structure has room for; None: not known
         self._mark: int | None = None
+        self._masquerade = True
+
+    @property
+    def masquerade(self) -> bool:
+        """Whether Pods that ask for it are masqueraded here; not where the Pod network does that for all."""
+        return self._masquerade
+
+    @masquerade.setter
+    def masquerade(self, wanted: bool) -> None:
+        """What is there already follows with the next `reconcile`."""
+        if wanted != self._masquerade:
+            self._masquerade, self._mark = wanted, None
+            self._known = {}  # what they need is another thing now
 
     def add(self, attachment: Attachment) -> None:
         """Make what `attachment` needs. All or nothing; adding it again changes nothing.
@@ -72,7 +85,7 @@ class Rules(Closing):
         Raises Failure if another has one of its host ports, KernelError if the kernel refuses also after what
         somebody else removed was made again.
         """
-        need = needs(attachment, self._families)
+        need = self._needs_of(attachment)
         self._refuse_taken(attachment, need.part)
         old = self._known.get(attachment.id)
         gone = _without(old[1].part, need.part) if old is not None else {}
@@ -92,7 +105,7 @@ class Rules(Closing):
     def remove(self, attachment: Attachment) -> None:
         """Remove what `attachment` has. Removing it again changes nothing, and nothing of others is touched."""
         known = self._known.pop(attachment.id, None)
-        part = known[1].part if known is not None else needs(attachment, self._families).part
+        part = known[1].part if known is not None else self._needs_of(attachment).part
         gone: Elements = {}
         for name, elements in part.elements.items():
             owners = self._owners.get(name, {})
@@ -126,7 +139,7 @@ class Rules(Closing):
 
     def check(self, attachment: Attachment) -> None:
         """Raises Failure if something is not as `add` left it, in words of nft."""
-        need = needs(attachment, self._families)
+        need = self._needs_of(attachment)
         shapes = need.shapes if self._shapes is None else merged((self._shapes, need.shapes))
         want = assembled({attachment.id: need.part}, {family: shapes[family] for family in need.shapes})
         changes = changes_from_found(self._driver.read(), want)
@@ -157,7 +170,12 @@ class Rules(Closing):
     def _needs(self, attachment: Attachment) -> Needs:
         """Taken from what is known where it is the same object."""
         known = self._known.get(attachment.id)
-        return known[1] if known is not None and known[0] is attachment else needs(attachment, self._families)
+        return known[1] if known is not None and known[0] is attachment else self._needs_of(attachment)
+
+    def _needs_of(self, attachment: Attachment) -> Needs:
+        if attachment.masquerade and not self._masquerade:
+            attachment = replace(attachment, masquerade=False)
+        return needs(attachment, self._families)
 
     def _remember(self, attachment: Attachment, need: Needs) -> None:
         self._known[attachment.id] = (attachment, need)

@@ -91,9 +91,9 @@ def serving(
         yield service
 
 
-def node_network(nodes: Mapping[str, Node], name: str, mtu: int = 0) -> NodeNetwork:
-    """What the cluster says of this node, and the largest packet its Pods may send."""
+def node_network(nodes: Mapping[str, Node], name: str) -> NodeNetwork:
+    """What the cluster says of this node."""
     node = nodes.get(name)
     others = (address for each in nodes.values() for address in each.addresses)
     own = node.addresses if node else ()
-    return NodeNetwork(node.pod_ranges if node else (), peers_of(others, own), mtu)
+    return NodeNetwork(node.pod_ranges if node else (), peers_of(others, own))

@@ -22,6 +22,7 @@ from netplane.kernel import conntrack
 from netplane.kernel.host import Host, HostOptions
 from netplane.model.node import Node
 from netplane.model.snapshot import Snapshot
+from netplane.plan.network_plan import NetworkPlan
 from netplane.plan.network_settings import NetworkSettings
 from netplane.plan.settings import Settings
 from netplane.sources.manifests import Loaded, ManifestDirectory
@@ -81,7 +82,7 @@ class Work:
         self.loaded = Loaded(Snapshot(), (), complete=False)
         self.snapshot = self.loaded.snapshot
         """What was read, and the addresses that load balancers got."""
-        self._network: tuple[Mapping[str, Node], NodeNetwork] | None = None
+        self._network: tuple[Mapping[str, Node], NetworkPlan | None, NodeNetwork] | None = None
         self.backend = options.backend
         self.reconciler = self._reconciler(options.backend)
 
@@ -113,10 +114,13 @@ class Work:
     def network(self) -> NodeNetwork:
         """What the source, as it was last read, says of this node. May be asked by any thread."""
         nodes, plan = self.loaded.snapshot.nodes, self.pod_network.plan
-        mtu = plan.pod_mtu if plan else 0
-        if self._network is None or self._network[0] is not nodes or self._network[1].mtu != mtu:
-            self._network = (nodes, node_network(nodes, self._options.node, mtu))
-        return self._network[1]
+        if self._network is None or self._network[0] is not nodes or self._network[1] is not plan:
+            found = node_network(nodes, self._options.node)
+            settings = self._options.network
+            masquerades = settings is not None and settings.masquerade
+            found = replace(found, mtu=plan.pod_mtu if plan else 0, masquerades=masquerades)
+            self._network = (nodes, plan, found)
+        return self._network[2]
 
     def problems(self) -> tuple[Problem, ...]:
         """What could not be used, read or planned, as of the last round."""

@@ -431,3 +431,21 @@ def test_a_foreign_family_is_no_obstacle(here):
     here.add(attachment(5, *DUAL))
     assert here.found() == wanted(attachment(5, *DUAL))
     assert set(here.found()) == set(Family)
+
+
+def test_where_the_pod_network_masquerades_the_rules_here_do_not_and_host_ports_stay(here):
+    pod, other = mapped(5), attachment(6)
+    here.add(pod)
+    before = here.elements()
+    assert any(name.startswith("masquerade-") for _, name in before)
+    here.rules.masquerade = False
+    assert here.rules.disturbed()
+    here.reconcile(pod)
+    here.add(other)
+    here.run(lambda: here.rules.check(other))
+    kept = {name for _, name in here.elements()}
+    assert "host-ports" in kept
+    assert not [name for name in kept if name.startswith("masquerade-")]
+    here.rules.masquerade = True
+    here.reconcile(pod)
+    assert here.elements() == before
