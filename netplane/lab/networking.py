@@ -103,9 +103,7 @@ class NetworksHere:
         """Make every node have this network, whatever it has now; returns when Pods reach each other by it."""
         nodes = with_keys(self.nodes, self.hosts) if settings.mode is Mode.WIREGUARD else self.nodes
         summaries = {name: host.apply(nodes, settings) for name, host in self.hosts.items()}
-        wait_for_routes(self.lab, settings)
-        if settings.mode is Mode.WIREGUARD:
-            wait_for_handshakes(self.lab)
+        wait_until_up(self.lab, settings)
         return summaries
 
 
@@ -122,6 +120,16 @@ def network_here(lab: Lab, nodes: Mapping[str, Node], options: PodNetworkOptions
         network = NetworksHere(lab, hosts, nodes)
         network.apply(options.settings)
         yield network
+
+
+def wait_until_up(lab: Lab, settings: NetworkSettings) -> None:
+    """Return when Pods reach each other by a network that was applied on every node: BGP and WireGuard need a moment.
+
+    Raises KernelError if that takes too long.
+    """
+    wait_for_routes(lab, settings)
+    if settings.mode is Mode.WIREGUARD:
+        wait_for_handshakes(lab)
 
 
 def wait_for_handshakes(lab: Lab) -> None:
