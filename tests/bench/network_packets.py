@@ -24,4 +24,6 @@ def exchanged(sides: Mapping[str, Side], amount: NetworkAmount) -> dict[str, Pac
             found[name].work.append(by_work)
         for name in turns:
             found[name].trips.append(sides[name].pair.trips(amount.trips))
+    for name, each in sides.items():
+        found[name].lost = each.pair.lost
     return found

@@ -40,6 +40,8 @@ class Packets:
     """Its bytes by seconds of processor time of the one thread that plays both ends."""
     trips: list[float] = field(default_factory=list)
     """Seconds of a round trip: the median of the round."""
+    lost: int = 0
+    """Round trips that never ended."""
 
 
 @dataclass(slots=True)

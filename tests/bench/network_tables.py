@@ -67,7 +67,8 @@ def _streams(run: NetworkRun) -> Iterator[tuple[str, ...]]:
 def _trips(run: NetworkRun) -> Iterator[tuple[str, ...]]:
     values = {name: each.trips for name, each in run.packets.items()}
     for name in (each for each in SIDES if each in values):
-        yield (name, seconds(median(values[name])), *_compared(name, values, more_is_better=False))
+        lost = f" ({run.packets[name].lost} lost)" if run.packets[name].lost else ""
+        yield (name, f"{seconds(median(values[name]))}{lost}", *_compared(name, values, more_is_better=False))
     if run.packets:
         yield ("processors that others used meanwhile", f"{run.other:.2f}", *[""] * 5)
 
