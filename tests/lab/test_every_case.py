@@ -11,7 +11,14 @@ from netplane.lab.run import RunOptions, run_case
 pytestmark = [pytest.mark.lab, pytest.mark.kernel]
 
 ROOT = Path(__file__).parent.parent.parent
-FOLDERS = find_cases([ROOT / "tests" / "cases", ROOT / "examples" / "shop", ROOT / "examples" / "host-ports"])
+FOLDERS = find_cases(
+    [
+        ROOT / "tests" / "cases",
+        ROOT / "examples" / "shop",
+        ROOT / "examples" / "host-ports",
+        ROOT / "examples" / "network",
+    ]
+)
 
 
 def told(packet):
