@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
@@ -16,13 +17,14 @@ from netplane.kernel.links import Links
 from netplane.kernel.mechanism import Pending
 from netplane.kernel.transactions import OwnTransactions
 from netplane.kernel.wireguard_keys import KeyStore
-from netplane.model.address import IPAddress
+from netplane.model.address import IPAddress, IPNetwork
+from netplane.model.node import Node
 from netplane.model.snapshot import Snapshot
 from netplane.plan.advertising import Advertised, advertise
 from netplane.plan.announcing import Announcing, Electorate, announcing
 from netplane.plan.load_balancers import Allocation, allocate
 from netplane.plan.network import addresses_to_reach, plan_network
-from netplane.plan.network_plan import PUBLIC_KEY_ANNOTATION, HostFacts, NetworkPlan, Path
+from netplane.plan.network_plan import PUBLIC_KEY_ANNOTATION, Announced, HostFacts, NetworkPlan, Path
 from netplane.plan.network_settings import Announce, LoadBalancers, Mode, NetworkSettings
 from netplane.plan.plan import Plan
 from netplane.programs.program import Program
@@ -30,6 +32,7 @@ from netplane.programs.program import Program
 WIREGUARD_KEYS = "wireguard"
 """The folder of the keys in the state directory."""
 _NOTHING = Program()
+_NO_FACTS = HostFacts()
 
 
 class Look(IntEnum):
@@ -65,6 +68,24 @@ class Seen:
         return cls(Snapshot(), None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """All that a plan of the network is made of."""
+
+    nodes: Mapping[str, Node]
+    facts: HostFacts
+    ranges: tuple[IPNetwork, ...] = ()
+    advertised: tuple[IPAddress, ...] = ()
+    announced: tuple[Announced, ...] = ()
+    given: tuple[IPAddress, ...] = ()
+
+    def says_no_more_than(self, other: _Basis | None) -> bool:
+        """Whether the same plan comes of it. Cheap, so that a change of a Service costs nothing here."""
+        if other is None or self.nodes is not other.nodes or self.facts is not other.facts:
+            return False
+        return replace(self, nodes={}, facts=_NO_FACTS) == replace(other, nodes={}, facts=_NO_FACTS)
+
+
 class PodNetwork(Closing):
     """The network of the namespace of the thread that makes it. Used by one thread at a time.
 
@@ -83,6 +104,8 @@ class PodNetwork(Closing):
         """The addresses the kernel was asked about."""
         self._allocation: Allocation | None = None
         self._compiled: CompiledNetwork | None = None
+        self._applied: _Basis | None = None
+        """What the kernel surely has, all of it."""
         self._clean = False
         self._announcing = Announcing()
         self._advertised = Advertised()
@@ -113,11 +136,15 @@ class PodNetwork(Closing):
         if self.settings is None:
             return self._none(sweep=sweep)
         self._look(seen, self.settings, look)
-        plan = self._planned(seen, self.settings)
-        compiled = compile_network(plan, self._compiled)
+        basis = self._basis_of(seen, self.settings)
+        if look is not Look.KERNEL and basis.says_no_more_than(self._applied):
+            return Summary(0, 0)
+        self._applied = None
+        compiled = compile_network(self._planned(basis, self.settings), self._compiled)
         sweep = sweep and seen.answers.sure
         summary = self._host.apply(compiled.program, reread=look is Look.KERNEL, sweep=sweep)
         self._compiled = compiled
+        self._applied = basis if sweep else None
         return summary
 
     def pending(self, seen: Seen) -> list[Pending]:
@@ -125,7 +152,7 @@ class PodNetwork(Closing):
         if self.settings is None:
             return self._host.pending(_NOTHING)
         self._look(seen, self.settings, Look.KERNEL)
-        self._compiled = compile_network(self._planned(seen, self.settings))
+        self._compiled = compile_network(self._planned(self._basis_of(seen, self.settings), self.settings))
         return self._host.pending(self.program)
 
     @property
@@ -186,7 +213,8 @@ class PodNetwork(Closing):
     def _look(self, seen: Seen, settings: NetworkSettings, look: Look) -> None:
         """Bring the facts up to date; without need of looking the kernel is asked about new addresses only."""
         own = seen.snapshot.nodes.get(self._node)
-        self._find_paths(set(addresses_to_reach(seen.snapshot.nodes, self._node, settings)), look)
+        if look >= Look.PATHS or self._applied is None or self._applied.nodes is not seen.snapshot.nodes:
+            self._find_paths(set(addresses_to_reach(seen.snapshot.nodes, self._node, settings)), look)
         if self._facts.silent != seen.answers.silent:
             self._facts = replace(self._facts, silent=seen.answers.silent)
         if settings.mode is Mode.WIREGUARD:
@@ -212,19 +240,23 @@ class PodNetwork(Closing):
             self._facts = replace(self._facts, paths=paths, networks=networks)
         self._asked = wanted
 
-    def _planned(self, seen: Seen, settings: NetworkSettings) -> NetworkPlan:
+    def _basis_of(self, seen: Seen, settings: NetworkSettings) -> _Basis:
         services, nodes = seen.services, seen.snapshot.nodes
-        ranges = services.settings.service_ranges if services else ()
-        if services is not None:
-            self._advertised = advertise(services, settings, self._advertised)
-        told = self._advertised.addresses
-        plan = plan_network(nodes, self._node, settings, self._facts, ranges, advertised=told, previous=self.plan)
-        if self._allocation is None or services is None:
-            return plan
-        electorate = Electorate(nodes, self._node, self._facts, settings.load_balancers)
+        if services is None:
+            return _Basis(nodes, self._facts)
+        self._advertised = advertise(services, settings, self._advertised)
+        basis = _Basis(nodes, self._facts, services.settings.service_ranges, self._advertised.addresses)
+        if self._allocation is None:
+            return basis
         if seen.answers.sure:
+            electorate = Electorate(nodes, self._node, self._facts, settings.load_balancers)
             self._announcing = announcing(self._allocation, services, electorate, self._announcing)
-        here, addresses = self._announcing.announced, self._allocation.addresses
-        if (here, addresses) == (plan.announced, plan.load_balancer_addresses):
+        return replace(basis, announced=self._announcing.announced, given=self._allocation.addresses)
+
+    def _planned(self, basis: _Basis, settings: NetworkSettings) -> NetworkPlan:
+        plan = plan_network(
+            basis.nodes, self._node, settings, basis.facts, basis.ranges, basis.advertised, previous=self.plan
+        )
+        if (basis.announced, basis.given) == (plan.announced, plan.load_balancer_addresses):
             return plan
-        return replace(plan, announced=here, load_balancer_addresses=addresses)
+        return replace(plan, announced=basis.announced, load_balancer_addresses=basis.given)

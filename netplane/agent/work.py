@@ -101,6 +101,8 @@ class Work:
         try:
             done = self.reconciler.reconcile(self.snapshot, whole=whole, sweep=self.loaded.complete)
         except NetplaneError as error:
+            if self.reconciler.plan is None:
+                raise  # nobody knows which Services there are, nor which addresses of theirs are announced
             failed = error
         seen = Seen(self.snapshot, self.reconciler.plan, answers)
         try:
