@@ -16,7 +16,7 @@ FOLDERS = find_cases(
         ROOT / "tests" / "cases",
         ROOT / "examples" / "shop",
         ROOT / "examples" / "host-ports",
-        ROOT / "examples" / "network",
+        ROOT / "examples" / "three-nodes",
     ]
 )
 

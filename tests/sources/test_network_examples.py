@@ -19,8 +19,11 @@ from netplane.sources.network_options import read_network_settings
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "examples" / "network"
-EXAMPLES = [FOLDER / f"{name}.yaml" for name in (*(mode.value for mode in Mode), "load-balancers")]
-"""The folder is a case, too: its manifests are no settings."""
+EXAMPLES = sorted(FOLDER.iterdir())
+
+
+def test_there_is_one_for_each_mode():
+    assert {mode.value for mode in Mode} <= {path.stem for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
