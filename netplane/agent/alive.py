@@ -44,24 +44,26 @@ class _Peer:
 
 
 class Alive:
-    """What is known of the nodes that are watched. A node nobody has asked yet is not silent."""
+    """What is known of the nodes that are watched.
+
+    An agent that begins knows nothing and is not sure, until every node has answered or been silent, or could have
+    been: whoever comes and goes all the time keeps it waiting no longer. From then on a node that comes is silent until
+    it answers: nobody relies on it before, and nobody waits for it.
+    """
 
     def __init__(self, limits: AliveLimits | None = None) -> None:
         self._limits = limits or AliveLimits()
         self._peers: dict[str, _Peer] = {}
         self._by_address: dict[IPAddress, list[_Peer]] = {}
-        self._round = 0
+        self._round = self._ticks = 0
         self._due: float | None = None
+        self.sure = False
+        """Whether enough is known to decide anything by it; once it is, it stays so."""
         self.silent: frozenset[str] = frozenset()
-        """Nodes that do not answer."""
-
-    @property
-    def sure(self) -> bool:
-        """Whether every node has answered or been silent since it is watched: an agent that begins knows nothing."""
-        return all(peer.known for peer in self._peers.values())
+        """Nodes that do not answer, or have not yet."""
 
     def watch(self, peers: Mapping[str, IPAddress], now: float) -> bool:
-        """Watch these nodes from now on, and no others. Whether `silent` is another now.
+        """Watch these nodes from now on, and no others. Whether `silent` or `sure` is another now.
 
         What is known of a node stays; one with a new address is a new one.
         """
@@ -89,7 +91,7 @@ class Alive:
             peer.answered = True
 
     def tick(self, now: float) -> tuple[bool, list[Probe]]:
-        """Whether `silent` is another now, and what to send; nothing before it is due.
+        """Whether `silent` or `sure` is another now, and what to send; nothing before it is due.
 
         A tick that comes late counts one loss, not as many as there should have been: nobody was asked meanwhile.
         """
@@ -97,7 +99,7 @@ class Alive:
             return False, []
         late = now - self._due >= self._limits.every
         self._due = now + self._limits.every if late else self._due + self._limits.every
-        self._round = (self._round + 1) & 0xFFFF
+        self._round, self._ticks = (self._round + 1) & 0xFFFF, self._ticks + 1
         for peer in self._peers.values():
             if peer.asked:
                 self._count(peer)
@@ -107,7 +109,7 @@ class Alive:
     def _count(self, peer: _Peer) -> None:
         if peer.answered:
             peer.row = max(peer.row, 0) + 1
-            if not peer.silent or peer.row >= self._limits.answers:
+            if not (peer.known and peer.silent) or peer.row >= self._limits.answers:
                 peer.silent, peer.known = False, True
         else:
             peer.row = min(peer.row, 0) - 1
@@ -115,11 +117,12 @@ class Alive:
                 peer.silent = peer.known = True
 
     def _look(self) -> bool:
-        now = frozenset(name for name, peer in self._peers.items() if peer.silent)
-        if now == self.silent:
-            return False
-        self.silent = now
-        return True
+        was = self.sure, self.silent
+        self.sure = self.sure or self._ticks > self._limits.losses or all(each.known for each in self._peers.values())
+        self.silent = frozenset(
+            name for name, each in self._peers.items() if each.silent or (self.sure and not each.known)
+        )
+        return was != (self.sure, self.silent)
 
 
 class AliveWatch(Closing):
@@ -131,12 +134,12 @@ class AliveWatch(Closing):
 
     @property
     def silent(self) -> frozenset[str]:
-        """Nodes that do not answer."""
+        """Nodes that do not answer, or have not yet."""
         return self._alive.silent
 
     @property
     def sure(self) -> bool:
-        """Whether that is known of every node (`Alive.sure`)."""
+        """Whether enough is known to decide anything by it (`Alive.sure`)."""
         return self._alive.sure
 
     def fileno(self) -> int:
@@ -148,11 +151,11 @@ class AliveWatch(Closing):
         return self._alive.due()
 
     def watch(self, peers: Mapping[str, IPAddress], now: float) -> bool:
-        """Watch these nodes, by an address of each, and no others. Whether `silent` is another now."""
+        """Watch these nodes, by an address of each, and no others. Whether `silent` or `sure` is another now."""
         return self._alive.watch(peers, now)
 
     def tick(self, now: float) -> bool:
-        """Hear who answered; ask, if it is due. Whether `silent` is another now. `now` is of the monotonic clock."""
+        """Hear who answered; ask, if it is due. Whether `silent` or `sure` is another now. `now`: monotonic clock."""
         for answer in self._echo.read():  # first: an answer that lies here is not lost
             self._alive.heard(answer.address)
         changed, probes = self._alive.tick(now)

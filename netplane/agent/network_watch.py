@@ -77,8 +77,9 @@ class NetworkWatch(Closing):
         self._deaf = False
         if self._events is not None:
             self._hear(self._events)
-        if self._alive is not None:
-            self._alive.watch(self._network.peers(), self._loop.time())
+        if self._alive is not None and self._network.plan is not None:  # before, nobody knows whom to ask
+            if self._alive.watch(self._network.peers(), self._loop.time()):
+                self._ask_for(Look.CHANGES)
             self._tick(self._alive)
 
     def close(self) -> None:
@@ -108,8 +109,7 @@ class NetworkWatch(Closing):
     def _tick(self, alive: AliveWatch) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
-        was_sure = alive.sure
-        if alive.tick(self._loop.time()) or alive.sure != was_sure:
+        if alive.tick(self._loop.time()):
             self._ask_for(Look.CHANGES)
         due = alive.due()
         self._ticking = None if due is None else self._loop.call_at(due, self._tick, alive)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
-from network_site import Site, pod
+from network_site import Site, node_yaml, pod
 from node_of_agent import service
 
 ADDRESS = {4: "192.0.2.200", 6: "2001:db8:2::200"}
@@ -48,6 +49,13 @@ def holders(site: Site, family: int) -> set[int]:
     return {number for number in site.nodes if ADDRESS[family] in site.ip(number, "-o", "addr", "show", "dev", "eth0")}
 
 
+def announced(site: Site, number: int) -> list[str]:
+    """The addresses that a node's agent says it answers for."""
+    words = ("--run-dir", str(site.agents[number].run_dir), "--output", "json")
+    said = site.run(number, sys.executable, "-m", "netplane", "agent", "status", *words)
+    return list(json.loads(said)["network"]["announced"])
+
+
 def test_one_node_answers_and_another_one_does_when_that_is_gone(site):
     site.start(SETTINGS)
     for family in (4, 6):
@@ -74,6 +82,36 @@ def test_an_agent_that_starts_again_does_not_let_go_of_the_address(site):
     site.wait(lambda: any("192.0.2.250" in line for line in watching.said()), "news")
     assert asked(site, 4)
     assert not [line for line in watching.said() if ADDRESS[4] in line]
+
+
+def test_while_another_node_is_dead_an_agent_that_starts_again_keeps_what_it_took_over(site):
+    site.start(SETTINGS)
+    site.wait(lambda: len(holders(site, 4)) == 1, "one holder")
+    (first,) = holders(site, 4)
+    site.wire.run(lambda: subprocess.run(["ip", "link", "set", f"to{first}", "down"], check=True))
+    site.wait(lambda: len(holders(site, 4) - {first}) == 1, "a second holder")
+    (second,) = holders(site, 4) - {first}
+    watching = site.monitor(second, "address")
+    site.stop(second)
+    site.start(SETTINGS, second)
+    site.wait(lambda: ADDRESS[4] in announced(site, second), "that it is sure")
+    assert not [line for line in watching.said() if "Deleted" in line and ADDRESS[4] in line]
+
+
+def test_a_node_that_never_rests_keeps_no_address_from_moving(site):
+    site.start(SETTINGS)
+    site.wait(lambda: len(holders(site, 4)) == 1, "one holder")
+    (first,) = holders(site, 4)
+    site.wire.run(lambda: subprocess.run(["ip", "link", "set", f"to{first}", "down"], check=True))
+    last = 100
+
+    def moved() -> bool:
+        nonlocal last
+        last += 1
+        site.write("n9", node_yaml(9, last=last))
+        return len(holders(site, 4) - {first}) == 1
+
+    site.wait(moved, "a second holder, while n9 has another address each time")
 
 
 def test_what_no_service_port_is_for_is_not_the_nodes(site):

@@ -91,6 +91,17 @@ def test_a_change_is_said_once():
     assert said == [False, False, False, True, False, False]
 
 
+def test_to_become_sure_is_a_change():
+    alive = watching()
+    said = []
+    for second in range(4):
+        alive.heard(A)
+        alive.heard(B)
+        said.append(alive.tick(float(second))[0])
+    assert said == [False, True, False, False]
+    assert Alive().watch({}, 0.0)
+
+
 def test_nobody_to_watch_is_nothing_to_do():
     alive = Alive()
     assert alive.due() is None
@@ -114,19 +125,46 @@ def test_what_is_known_stays_but_a_new_address_begins_anew():
     rounds(alive, "a", "a", "a")
     assert not alive.watch(BOTH, 5.0)
     assert alive.silent == {"b"}
-    assert alive.watch({"a": A, "b": ip_address("192.0.2.9")}, 5.0)
-    assert alive.silent == frozenset()
+    alive.watch({"a": A, "b": ip_address("192.0.2.9")}, 5.0)
+    alive.heard(ip_address("192.0.2.9"))  # nobody asked it yet
+    alive.tick(5.0)
+    assert alive.silent == {"b"}
+    alive.heard(ip_address("192.0.2.9"))
+    alive.tick(6.0)
+    assert alive.silent == frozenset()  # one answer, not two
 
 
 def test_it_is_sure_when_every_node_has_answered_or_been_silent_once():
-    alive = watching()
+    alive = Alive()
+    assert not alive.sure  # nobody said yet who there is
+    alive.watch(BOTH, 0.0)
     assert not alive.sure
     rounds(alive, "a", "a")
     assert not alive.sure
     rounds(alive, "a", start=3.0)
     assert alive.sure
-    alive.watch({**BOTH, "c": ip_address("192.0.2.3")}, 9.0)
-    assert not alive.sure
+
+
+def test_once_it_is_sure_who_comes_is_silent_until_it_answers():
+    alive = watching()
+    rounds(alive, "ab")
+    assert alive.watch({**BOTH, "c": ip_address("192.0.2.3")}, 9.0)
+    assert alive.sure
+    assert alive.silent == {"c"}
+    alive.tick(9.0)
+    alive.heard(ip_address("192.0.2.3"))
+    assert alive.tick(10.0)[0]
+    assert alive.silent == frozenset()
+
+
+def test_a_node_that_never_rests_keeps_nobody_waiting():
+    alive = watching()
+    for second in range(4):
+        alive.watch({"a": A, "b": ip_address(f"192.0.2.{50 + second}")}, float(second))
+        alive.heard(A)
+        alive.tick(float(second))
+    assert alive.sure
+    assert alive.silent == {"b"}
 
 
 def test_other_limits():
