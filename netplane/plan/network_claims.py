@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -82,10 +82,10 @@ class Claim:
 
 def claim_of(name: str, node: Node, rules: Rules) -> Claim:
     """What the Node says, without what is wrong by itself; each part that is left out has its Problem."""
-    addresses = tuple(dict.fromkeys(node.addresses))
+    problems: list[Problem] = []
+    addresses = tuple(_usable(name, node, rules, problems))
     line: list[Mark] = [(*span_of(address), name, False, address) for address in addresses]
     ranges: list[IPNetwork] = []
-    problems: list[Problem] = []
     for place, network in enumerate(node.pod_ranges):
         span = span_of(network)
         if why := _fault(network, span, rules) or _own_fault(network, span, line):
@@ -96,7 +96,7 @@ def claim_of(name: str, node: Node, rules: Rules) -> Claim:
     if not node.pod_ranges:
         why = "is missing, so its Pods are not reached; set it, or wait for whoever allocates Pod ranges"
         problems.append(Problem("", f"Node {name}: spec.podCIDRs", why))
-    if not addresses:
+    if not node.addresses:
         problems.append(Problem("", f"Node {name}: status.addresses", "has no InternalIP to reach it by; add one"))
     for mark in line:
         if not mark[3] and inside(mark[:2], map(span_of, rules.cluster)):
@@ -105,6 +105,22 @@ def claim_of(name: str, node: Node, rules: Rules) -> Claim:
     mac = vtep_mac(name) if rules.macs else b""
     key, fault = _key(node) if rules.keys else ("", "")
     return Claim(node, name, addresses, tuple(ranges), tuple(line), mac, key, fault, tuple(problems))
+
+
+def _usable(name: str, node: Node, rules: Rules, problems: list[Problem]) -> Iterator[IPAddress]:
+    """The Node's addresses, each once, without those that can be no node's: our Pods' packets to an address go to the
+    Node that has it, and 169.254.169.254, say, is not the business of one.
+    """
+    for address in dict.fromkeys(node.addresses):
+        span = span_of(address)
+        if (place := overlapping(span, _NOBODY_SPANS)) >= 0:
+            why = f"{address} is in {_NOBODYS[place]}, which is nobody's; take it out"
+        elif (place := overlapping(span, map(span_of, rules.services))) >= 0:
+            why = f"{address} is in the Service range {rules.services[place]}; take it out"
+        else:
+            yield address
+            continue
+        problems.append(Problem("", f"Node {name}: status.addresses", why))
 
 
 def _fault(network: IPNetwork, span: Span, rules: Rules) -> str:

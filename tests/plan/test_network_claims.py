@@ -129,6 +129,28 @@ def test_a_range_with_somebodys_address_in_it_is_not_confined():
     assert not any(each.overlaps(ip_network("192.0.2.0/24")) for each in made.confined if each.version == 4)
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("169.254.169.254", "169.254.169.254 is in 169.254.0.0/16, which is nobody's; take it out"),
+        ("127.0.0.1", "127.0.0.1 is in 127.0.0.0/8, which is nobody's; take it out"),
+        ("0.0.0.0", "0.0.0.0 is in 0.0.0.0/8, which is nobody's; take it out"),
+        ("224.0.0.5", "224.0.0.5 is in 224.0.0.0/4, which is nobody's; take it out"),
+        ("fe80::2", "fe80::2 is in fe80::/10, which is nobody's; take it out"),
+        ("ff02::1", "ff02::1 is in ff00::/8, which is nobody's; take it out"),
+        ("10.96.0.1", "10.96.0.1 is in the Service range 10.96.0.0/16; take it out"),
+    ],
+)
+def test_an_address_that_no_node_can_have_is_left_out_and_named(address, said):
+    own = addresses("192.0.2.2", address, "2001:db8:2::2")
+    made = plan(Mode.WIREGUARD, keyed("n2", addresses=own), services=SERVICES)
+    assert told(made) == [f"Node n2: status.addresses: {said}"]
+    assert made.peers["n2"].addresses == addresses("192.0.2.2", "2001:db8:2::2")
+    alone = plan(Mode.VXLAN, keyed("n2", addresses=addresses(address)), services=SERVICES)
+    assert told(alone) == [f"Node n2: status.addresses: {said}"]
+    assert alone.peers["n2"].way is Way.NONE
+
+
 @pytest.mark.parametrize("mode", Mode)
 def test_of_two_nodes_with_one_address_one_is_reached_by_it_and_the_other_by_what_is_left(mode):
     both = keyed("n3", addresses=addresses("192.0.2.2", "2001:db8::3"))
