@@ -231,14 +231,15 @@ class PodNetwork(Closing):
         anew = look >= Look.PATHS
         if not anew and wanted == self._asked:
             return
-        found, networks = underlay.read(self._links, wanted if anew else wanted - self._asked)
-        if anew and not found and self._overlaid:
-            return  # the uplink is down: a tunnel need not be made anew for that
-        paths = {} if anew else {to: path for to, path in self._facts.paths.items() if to in wanted}
-        paths |= {to: Path(*path) for to, path in found.items()}
-        if (paths, networks) != (self._facts.paths, self._facts.networks):
-            self._facts = replace(self._facts, paths=paths, networks=networks)
-        self._asked = wanted
+        found = underlay.look(self._links, wanted if anew else wanted - self._asked)
+        facts = replace(self._facts, addresses=found.addresses)
+        if found.paths or not anew or not self._overlaid:  # else the uplink is down: a tunnel need not be made anew
+            paths = {} if anew else {to: path for to, path in self._facts.paths.items() if to in wanted}
+            paths |= {to: Path(*path) for to, path in found.paths.items()}
+            facts = replace(facts, paths=paths, networks=found.networks)
+            self._asked = wanted
+        if facts != self._facts:
+            self._facts = facts
 
     def _basis_of(self, seen: Seen, settings: NetworkSettings) -> _Basis:
         services, nodes = seen.services, seen.snapshot.nodes

@@ -82,9 +82,10 @@ def networked(source: Path, node: str, network: str, state_dir: Path) -> Network
 
 def _facts(nodes: Mapping[str, Node], node: str, settings: NetworkSettings, state_dir: Path) -> HostFacts:
     with Links() as kernel:
-        paths, networks = underlay.read(kernel, addresses_to_reach(nodes, node, settings))
-    known = {to: network_plan.Path(*path) for to, path in paths.items()}
-    return HostFacts(known, networks, _public_key(settings, state_dir / WIREGUARD_KEYS))
+        found = underlay.look(kernel, addresses_to_reach(nodes, node, settings))
+    known = {to: network_plan.Path(*path) for to, path in found.paths.items()}
+    key = _public_key(settings, state_dir / WIREGUARD_KEYS)
+    return HostFacts(known, found.networks, key, addresses=found.addresses)
 
 
 def _public_key(settings: NetworkSettings, keys: Path) -> str:

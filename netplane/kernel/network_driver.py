@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 from netplane.closing import Closing
@@ -137,7 +138,7 @@ class NetworkDriver(Closing):
         for fact, payload, first in network_routes.first_of_each(found):
             route = fact.route
             if route and route.kind is RouteKind.UNICAST:
-                route = Route(route.kind, names.get(fact.number), route.via, route.mtu)
+                route = replace(route, link=names.get(fact.number))
             if first:
                 routes[fact.key] = route
             else:

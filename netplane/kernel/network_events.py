@@ -8,7 +8,7 @@ of one things are not yet as wanted.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -31,12 +31,12 @@ from netplane.kernel.links import Links
 from netplane.kernel.netlink import Message
 from netplane.kernel.network_neighbours import BRIDGE, DELETE_NEIGHBOUR, NEIGHBOUR, NEW_NEIGHBOUR
 from netplane.kernel.network_routes import DELETE_RULE, NEW_RULE
+from netplane.model.address import IPAddress
 from netplane.programs.network import (
     LINKS,
     PROTOCOL,
     LinkAddress,
     NetworkProgram,
-    Route,
     RouteKind,
     VxlanLink,
 )
@@ -158,6 +158,11 @@ class _News:
         of_addresses = (each.link for each in self.want.addresses)
         return frozenset((*self.want.links, *of_routes, *of_addresses)) - {""}
 
+    @cached_property
+    def sources(self) -> frozenset[IPAddress]:
+        """Addresses of the host that routes want as source."""
+        return frozenset(route.source for route in self.want.routes.values() if route.source)
+
     def heard(self) -> Heard:
         """What came out."""
         contradictions = (self.too_much, *self.lost.values(), *self.last.values())
@@ -224,7 +229,7 @@ class _News:
             return
         route = fact.route
         if route and route.kind is RouteKind.UNICAST:
-            route = Route(route.kind, self.names.get(fact.number, ""), route.via, route.mtu)
+            route = replace(route, link=self.names.get(fact.number, ""))
         if wanted is None:
             self.last[fact.key] = "" if gone else f"{route_words(fact.key, route)} was added"
         elif route == wanted:
@@ -247,8 +252,11 @@ class _News:
             self.last[place] = "" if gone else f"{address_words(given)} was added"
         else:
             self.underlay = True
+            words = f"{address_words(given)} was removed"
             if gone and link in self.used:  # with the last one of IPv4 go all routes over the link, untold
-                self.lost.setdefault(link, f"{address_words(given)} was removed")
+                self.lost.setdefault(link, words)
+            if gone and fact.address in self.sources:  # IPv6 routes are without it now, untold
+                self.lost.setdefault(str(fact.address), words)
 
     def _neighbour(self, gone: bool, payload: bytes) -> None:
         family, _, _, number, *_ = NEIGHBOUR.unpack_from(payload)

@@ -27,19 +27,22 @@ _DESTINATION, _MAC, _PORT, _VNI, _OUT = 1, 2, 6, 7, 8
 _LOCAL, _LIFETIMES, _FLAGS, _PROTOCOL = 2, 6, 8, 11
 _FOREVER = 0xFFFFFFFF
 _HOST_SCOPE = 254
-_FAILED, _DEPRECATED, _TENTATIVE = 0x08, 0x20, 0x40
+_OPTIMISTIC, _FAILED, _DEPRECATED, _TENTATIVE = 0x04, 0x08, 0x20, 0x40
 _U32, _LIFE = struct.Struct("=I"), struct.Struct("=IIII")
 _MARK = attribute(_PROTOCOL, bytes((PROTOCOL,)))
 
 
 class AddressFacts(NamedTuple):
-    """An address with our mark. `usual`: it is as we make them."""
+    """An address of a link. `marked`: with our mark; `usual`: as we make them. `settled`: one may send from it, since
+    nobody else on the link can have it (RFC 4862, section 5.4).
+    """
 
     link: int
     address: IPAddress
     announced: bool
     marked: bool
     usual: bool
+    settled: bool
 
 
 def put_neighbour(index: int, to: IPAddress, mac: bytes) -> Order:
@@ -145,7 +148,8 @@ def decode_address(payload: bytes) -> AddressFacts:
     wanted_scope = _HOST_SCOPE if announced and len(packed) == 4 else 0
     usual = length == 8 * len(packed) and scope == wanted_scope and not flags & (_FAILED | _TENTATIVE)
     marked = entry.get(_PROTOCOL) == bytes((PROTOCOL,))
-    return AddressFacts(index, _ip(packed), announced, marked, usual)
+    settled = not flags & (_FAILED | _TENTATIVE) or flags & (_FAILED | _OPTIMISTIC) == _OPTIMISTIC
+    return AddressFacts(index, _ip(packed), announced, marked, usual, settled)
 
 
 def _neighbour(index: int, to: IPAddress, state: int) -> bytes:

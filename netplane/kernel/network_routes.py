@@ -23,8 +23,8 @@ ROUTE = struct.Struct("=BBBBBBBBI")
 
 _GET_ROUTE, _GET_RULE = 26, 34
 _REPLACE = 0x100
-_TO, _OUT, _GATEWAY, _PRIORITY, _METRICS, _TABLE = 1, 4, 5, 6, 8, 15
-_FOREIGN = frozenset({2, 7, 9, 11, 18, 22, 30})  # from, preferred source, several, flow, next hop of others, of an id
+_TO, _OUT, _GATEWAY, _PRIORITY, _PREFERRED, _METRICS, _TABLE = 1, 4, 5, 6, 7, 8, 15
+_FOREIGN = frozenset({2, 9, 11, 18, 22, 30})  # from, several, flow, next hop of another family, of an id
 _MTU = 2  # RTAX_MTU
 _UNICAST = 1
 _KINDS = {RouteKind.UNICAST: _UNICAST, RouteKind.BLACKHOLE: 6, RouteKind.UNREACHABLE: 7}
@@ -57,6 +57,8 @@ def put(key: RouteKey, route: Route, index: int) -> Order:
         parts.append(attribute(_OUT, _U32.pack(index)))
     if route.via:
         parts.append(attribute(_GATEWAY, route.via.packed))
+    if route.source:
+        parts.append(attribute(_PREFERRED, route.source.packed))
     if route.mtu:
         parts.append(nested(_METRICS, attribute(_MTU, _U32.pack(route.mtu))))
     doing = f"put route {key.to} into table {key.table}"
@@ -124,10 +126,11 @@ def decode(payload: bytes) -> RouteFacts:
     mtu = _only_mtu(found[_METRICS]) if _METRICS in found else 0
     if kind is None or mtu < 0 or source_length or tos or not _FOREIGN.isdisjoint(found):
         return RouteFacts(key, None, index, protocol)
+    source = _address(found[_PREFERRED]) if _PREFERRED in found else None
     if kind is not RouteKind.UNICAST:
-        return RouteFacts(key, Route(kind, mtu=mtu), 0, protocol)
+        return RouteFacts(key, Route(kind, mtu=mtu, source=source), 0, protocol)
     via = _address(found[_GATEWAY]) if _GATEWAY in found else None
-    return RouteFacts(key, Route(kind, "", via, mtu), index, protocol)
+    return RouteFacts(key, Route(kind, "", via, mtu, source), index, protocol)
 
 
 def decode_rule(payload: bytes) -> tuple[SourceRule | None, int]:

@@ -1,4 +1,4 @@
-"""How the kernel reaches the other nodes, and which networks are directly on which links (rtnetlink)."""
+"""How the kernel reaches the other nodes, what is directly on which links, and what this host has (rtnetlink)."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ class UnderlayPath(NamedTuple):
     source: IPAddress | None
 
 
+class Underlay(NamedTuple):
+    """The fields of plan.network_plan.HostFacts that the kernel tells."""
+
+    paths: dict[IPAddress, UnderlayPath]
+    networks: dict[str, tuple[IPNetwork, ...]]
+    addresses: frozenset[IPAddress]
+
+
 class _Route(NamedTuple):
     link: int
     on_link: bool
@@ -46,10 +54,17 @@ class _Route(NamedTuple):
 def read(
     kernel: Links, addresses: Iterable[IPAddress]
 ) -> tuple[dict[IPAddress, UnderlayPath], dict[str, tuple[IPNetwork, ...]]]:
-    """The path to each address that the kernel reaches over a link that is up and not ours, and the networks that are
-    directly on each such link, sorted; lo and link-local ones are left out. A few milliseconds for 500 addresses.
+    """`paths` and `networks` of `look`."""
+    return look(kernel, addresses)[:2]
 
-    What a policy rule says of a mark or source has no part in it: the question is asked without them.
+
+def look(kernel: Links, addresses: Iterable[IPAddress]) -> Underlay:
+    """The path to each of `addresses` that the kernel reaches over a link that is up and not ours, and the networks
+    that are directly on each such link, sorted; lo and link-local ones are left out. And the addresses of this host
+    that it may send from, on whatever link, up or not, except those with our mark.
+
+    A few milliseconds for 500 addresses. What a policy rule says of a mark or source has no part in it: the question
+    is asked without them.
     """
     wanted = list(addresses)
     routes = dict(zip(wanted, map(_decode, kernel.ask_all([_question(each) for each in wanted], _DOING)), strict=True))
@@ -59,7 +74,7 @@ def read(
         for address, whole in zip(learned, map(_decode, answers), strict=True):
             if (route := routes[address]) is not None:
                 routes[address] = route._replace(mtu=whole.mtu if whole else 0)
-    networks = _networks(kernel)
+    networks, own = _networks(kernel)
     links = _links(kernel, {route.link for route in routes.values() if route} | networks.keys())
     paths = {}
     for address, route in routes.items():
@@ -67,7 +82,8 @@ def read(
             name, mtu = link
             paths[address] = UnderlayPath(name, min(mtu, route.mtu or mtu), route.on_link, route.source)
     of_links = {links[index][0]: found for index, found in networks.items() if index in links}
-    return paths, {name: tuple(sorted(found, key=_order)) for name, found in sorted(of_links.items())}
+    by_name = {name: tuple(sorted(found, key=_order)) for name, found in sorted(of_links.items())}
+    return Underlay(paths, by_name, frozenset(own))
 
 
 _DOING = "find the routes to nodes"
@@ -104,12 +120,18 @@ def _links(kernel: Links, numbers: Iterable[int]) -> dict[int, tuple[str, int]]:
     return found
 
 
-def _networks(kernel: Links) -> dict[int, set[IPNetwork]]:
-    """By number of link; the addresses that we announce ourselves are none of a network."""
+def _networks(kernel: Links) -> tuple[dict[int, set[IPNetwork]], set[IPAddress]]:
+    """Networks by number of link, and the host's addresses; the addresses that we announce ourselves are neither."""
     found: dict[int, set[IPNetwork]] = {}
+    own: set[IPAddress] = set()
     for payload in kernel.dump(Request(_GET_ADDRESS, ADDRESS.pack(0, 0, 0, 0, 0)), "list addresses"):
         _, length, _, _, index = ADDRESS.unpack_from(payload)
-        if index == LOOPBACK or decode_address(payload).marked:
+        fact = decode_address(payload)
+        if fact.marked:
+            continue
+        if fact.settled:
+            own.add(fact.address)
+        if index == LOOPBACK:
             continue
         packed = attributes(payload, ADDRESS.size)[_TO]  # IFA_ADDRESS: of the peer, where there is one
         network: IPNetwork
@@ -119,7 +141,7 @@ def _networks(kernel: Links) -> dict[int, set[IPNetwork]]:
             network = IPv6Network((packed, length), strict=False)
         if not network.is_link_local:
             found.setdefault(index, set()).add(network)
-    return found
+    return found, own
 
 
 def _order(network: IPNetwork) -> tuple[int, IPNetwork]:

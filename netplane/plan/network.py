@@ -55,7 +55,7 @@ def plan_network(
         ranges=own.ranges,
         addresses=own.addresses,
         peers={name: entry.reached.plan for name, entry in memory.entries.items()},
-        overlays=_overlays(memory),
+        overlays=_overlays(memory, facts.addresses),
         keeps_source=known.keeps_source,
         confined=known.confined,
         pod_mtu=_pod_mtu(memory),
@@ -204,24 +204,27 @@ def _bgp(memory: NetworkMemory, advertised: Iterable[IPAddress]) -> tuple[BgpPla
     return plan_bgp(settings, memory.speaker, sessions, advertised, memory.paths, around)
 
 
-def _overlays(memory: NetworkMemory) -> tuple[Overlay, ...]:
-    """This node's ends of the overlays that some other node is reached by, by link."""
+def _overlays(memory: NetworkMemory, here: frozenset[IPAddress]) -> tuple[Overlay, ...]:
+    """This node's ends of the overlays that some other node is reached by, by link. `here`: what the host has."""
     mtus: dict[str, int] = {}
     for entry in memory.entries.values():
         plan = entry.reached.plan
         if plan.tunnel is not None:
             mtus[plan.link] = max(mtus.get(plan.link, 0), plan.mtu)
-    return tuple(_overlay(memory, link, mtus[link]) for link in sorted(mtus))
+    return tuple(_overlay(memory, link, mtus[link], here) for link in sorted(mtus))
 
 
-def _overlay(memory: NetworkMemory, link: str, mtu: int) -> Overlay:
+def _overlay(memory: NetworkMemory, link: str, mtu: int, here: frozenset[IPAddress]) -> Overlay:
     own = memory.speaker
     inner = tuple(each for each in inner_addresses(own.ranges) if mtu >= SMALLEST_PACKET[family_of(each)])
     family = next((family for family, name in VXLAN_LINKS.items() if name == link), 0)
     outer = next((each for each in own.addresses if each.version == family), own.addresses[0])
+    # Only where we have an end of its family do others lead to our address by the overlay: backends/network/routes.py.
+    ends = set(map(family_of, inner))
+    sources = tuple(each for each in own.addresses if each in here and family_of(each) in ends)
     if family:
-        return Overlay(link, outer, inner, mtu, mac=vtep_mac(own.name))
-    return Overlay(link, outer, inner, mtu, key=memory.survey.key)
+        return Overlay(link, outer, inner, mtu, mac=vtep_mac(own.name), sources=sources)
+    return Overlay(link, outer, inner, mtu, key=memory.survey.key, sources=sources)
 
 
 def _pod_mtu(memory: NetworkMemory) -> int:

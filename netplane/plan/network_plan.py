@@ -49,13 +49,15 @@ class HostFacts:
     """What the plan needs to know of this host. An address without a path is not reached at all now.
 
     `networks`: the networks that are directly on each link that is not ours. `public_key`: this node's own key for
-    WireGuard, "" if it has none. `silent`: nodes that do not answer, as far as this node can tell.
+    WireGuard, "" if it has none. `silent`: nodes that do not answer, as far as this node can tell. `addresses`: what
+    the host has on whatever link and may send from, without what netplane gave it.
     """
 
     paths: Mapping[IPAddress, Path] = field(default_factory=dict)
     networks: Mapping[str, tuple[IPNetwork, ...]] = field(default_factory=dict)
     public_key: str = ""
     silent: frozenset[str] = frozenset()
+    addresses: frozenset[IPAddress] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ class PeerPlan:
 class Overlay:
     """This node's end of an overlay. `mtu`: of the link, the largest any peer takes; routes say less where needed.
 
-    `mac` for VXLAN; `key`, this node's public one, for WireGuard.
+    `sources`: what the node's own packets may have as source in it besides `inner`, and what they have, the first of
+    each family, if nobody chose: its addresses as others know them. `mac` for VXLAN; `key`, this node's public one,
+    for WireGuard.
     """
 
     link: str
@@ -107,6 +111,7 @@ class Overlay:
     mtu: int
     mac: bytes = b""
     key: str = ""
+    sources: tuple[IPAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ def _overlay_lines(overlay: Overlay) -> Iterator[str]:
     mac = f", mac {mac_text(overlay.mac)}" if overlay.mac else ""
     yield f"  overlay {overlay.link}, mtu {overlay.mtu}{mac}"
     yield f"    outside {overlay.outer}, inside {_listed(overlay.inner)}"
+    if overlay.sources:
+        yield f"    the node itself speaks as {_listed(overlay.sources)}"
 
 
 def _bgp_lines(plan: BgpPlan) -> Iterator[str]:

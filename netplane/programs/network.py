@@ -92,12 +92,17 @@ class RouteKey:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where packets go. A next hop `via` is taken to be on the link. `mtu` in bytes, 0: the link's."""
+    """Where packets go. A next hop `via` is taken to be on the link. `mtu` in bytes, 0: the link's.
+
+    `source`: what packets of this host get that have none yet. The kernel takes only an address of the host; when that
+    goes it removes IPv4 routes of the main table, and takes it off IPv6 routes.
+    """
 
     kind: RouteKind = RouteKind.UNICAST
     link: str = ""
     via: IPAddress | None = None
     mtu: int = 0
+    source: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)

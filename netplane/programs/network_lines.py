@@ -78,6 +78,8 @@ def route_words(key: RouteKey, route: Route | None) -> str:
         words.append(f"via {route.via}")
     if route and route.link:
         words.append(f"dev {route.link}{' onlink' if route.via else ''}")
+    if route and route.source:
+        words.append(f"src {route.source}")
     if key.table != MAIN_TABLE:
         words.append(f"table {key.table}")
     if key.metric != METRIC:

@@ -100,9 +100,10 @@ def plan(
     families, peers = tuple(families), tuple(peers)
     (outer,) = addresses(own, (outside,))
     ends = inner(own, families)
+    as_known = addresses(own, families)
     overlays = {
-        Way.VXLAN: (Overlay(VXLAN_LINKS[outside], outer, ends, VXLAN_MTU[outside], mac=mac(own)),),
-        Way.WIREGUARD: (Overlay(WIREGUARD_LINK, outer, ends, WIREGUARD_MTU, key=key(own)),),
+        Way.VXLAN: (Overlay(VXLAN_LINKS[outside], outer, ends, VXLAN_MTU[outside], mac(own), sources=as_known),),
+        Way.WIREGUARD: (Overlay(WIREGUARD_LINK, outer, ends, WIREGUARD_MTU, key=key(own), sources=as_known),),
     }.get(WAYS[settings.mode], ())
     pods = [*ranges(own, families), *settings.cluster_ranges]
     pods += (each for other in peers for each in (*other.ranges, *other.unreachable))
@@ -124,6 +125,11 @@ def plan(
         bgp = BgpPlan(settings.bgp, addresses(own)[0], (), ranges(own, families), settings.cluster_ranges)
         made = replace(made, bgp=bgp)
     return replace(made, **more)
+
+
+def without_sources(made: NetworkPlan) -> NetworkPlan:
+    """The same on a host that has none of its node's addresses."""
+    return replace(made, overlays=tuple(replace(each, sources=()) for each in made.overlays))
 
 
 def cluster(mode: Mode, size: int = 3, families: Iterable[int] = FAMILIES, **more: Any) -> NetworkPlan:

@@ -92,11 +92,17 @@ class Site:
 
         return self.stack.enter_context(self.spaces[where].run(make))
 
-    def seen(self, where: str, to: str, family: Family, source: str = "p1", at: str = "") -> str:
-        """Whom a server at `to` takes for its client: one in `source`, with the address `at`, asks and is answered."""
-        server, client = self.socket(where, family, at=(to, PORT)), self.socket(source, family, at=(at, 0))
+    def seen(
+        self, where: str, at: str, family: Family, source: str = "p1", by: str = "", *, to: str = "", seconds: float = 0
+    ) -> str:
+        """Whom a server at `at` takes for its client: one in `source`, with the address `by`, asks and is answered.
+
+        It asks at `to` if the server is at more than one address. Raises TimeoutError if there is no answer.
+        """
+        server, client = self.socket(where, family, at=(at, PORT)), self.socket(source, family, at=(by, 0))
+        client.settimeout(seconds or SECONDS)
         with server, client:
-            client.connect((to, PORT))
+            client.connect((to or at, PORT))
             client.send(b"ask")
             _, whom = server.recvfrom(64)
             server.sendto(b"answer", whom)

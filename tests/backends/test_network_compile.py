@@ -9,10 +9,23 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from network_plans import CLUSTER, UPLINK, WAYS, addresses, cluster, inner, key, mac, peer, plan, ranges
+from network_plans import (
+    CLUSTER,
+    UPLINK,
+    WAYS,
+    addresses,
+    cluster,
+    inner,
+    key,
+    mac,
+    peer,
+    plan,
+    ranges,
+    without_sources,
+)
 
 from netplane.backends.network.compile import CompiledNetwork, compile_network
-from netplane.model.address import Family
+from netplane.model.address import Family, IPAddress
 from netplane.model.table import changes
 from netplane.plan.network_plan import Announced, NetworkPlan, Way
 from netplane.plan.network_settings import LoadBalancers, Mode, NetworkSettings, Vxlan, Wireguard
@@ -34,6 +47,7 @@ from netplane.programs.nftables import NftablesProgram
 from netplane.programs.nftables_text import whole_elements
 from netplane.programs.program import NETWORK_TABLE, Program
 
+FOUR, SIX = addresses(1)
 UNREACHABLE, BLACKHOLE = Route(RouteKind.UNREACHABLE), Route(RouteKind.BLACKHOLE)
 
 
@@ -50,8 +64,8 @@ def routes(made: NetworkPlan) -> dict[RouteKey, Route]:
     return {key: route for key, route in network(made).routes.items() if key.metric == METRIC}
 
 
-def via(hop: str, link: str, mtu: int = 0) -> Route:
-    return Route(link=link, via=ip_address(hop), mtu=mtu)
+def via(hop: str, link: str, mtu: int = 0, source: IPAddress | None = None) -> Route:
+    return Route(link=link, via=ip_address(hop), mtu=mtu, source=source)
 
 
 # --- peers ----------------------------------------------------------------------------------------------------------
@@ -66,8 +80,8 @@ def test_directly_its_pods_are_behind_its_address():
 
 def test_by_vxlan_its_pods_and_for_pods_its_own_addresses_are_behind_its_inner_address():
     assert routes(cluster(Mode.VXLAN, 2)) == {
-        to("10.244.2.0/24"): via("10.244.2.0", "np-vxlan4"),
-        to("fd00:244:2::/64"): via("fd00:244:2::", "np-vxlan4"),
+        to("10.244.2.0/24"): via("10.244.2.0", "np-vxlan4", source=FOUR),
+        to("fd00:244:2::/64"): via("fd00:244:2::", "np-vxlan4", source=SIX),
         to("198.18.0.2/32", table=TABLE): via("10.244.2.0", "np-vxlan4"),
         to("fd00:198:18::2/128", table=TABLE): via("fd00:244:2::", "np-vxlan4"),
     }
@@ -83,7 +97,10 @@ def test_by_wireguard_what_is_sent_to_it_is_what_it_may_send():
     made = network(cluster(Mode.WIREGUARD, 2))
     own = [ip_network(each) for each in addresses(2)]
     assert {each: route for each, route in made.routes.items() if each.metric == METRIC} == {
-        **{RouteKey(each): Route(link="np-wg") for each in ranges(2)},
+        **{
+            RouteKey(each): Route(link="np-wg", source=source)
+            for each, source in zip(ranges(2), addresses(1), strict=True)
+        },
         **{RouteKey(each, TABLE): Route(link="np-wg") for each in own},
     }
     allowed = (ranges(2)[0], own[0], own[1], ranges(2)[1])
@@ -112,6 +129,23 @@ def test_ranges_that_cannot_be_reached_are_refused():
         to("10.244.3.0/24"): via("198.18.0.3", UPLINK),
         to("fd00:244:3::/64"): UNREACHABLE,
     }
+
+
+@pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.WIREGUARD])
+def test_a_host_without_its_nodes_addresses_says_nothing_of_a_source(mode):
+    assert {each.source for each in routes(without_sources(cluster(mode))).values()} == {None}
+
+
+@pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.WIREGUARD])
+def test_of_several_addresses_the_first_of_a_family_is_the_source(mode):
+    made = cluster(mode)
+    more = (SIX, FOUR, SIX + 9, FOUR + 9)
+    made = replace(made, overlays=tuple(replace(each, sources=more) for each in made.overlays))
+    found = {key: route.source for key, route in routes(made).items()}
+    assert {key.to: source for key, source in found.items() if key.table != TABLE} == {
+        each: FOUR if each.version == 4 else SIX for number in (2, 3) for each in ranges(number)
+    }
+    assert {source for key, source in found.items() if key.table == TABLE} == {None}
 
 
 @pytest.mark.parametrize(("mode", "link"), [(Mode.VXLAN, 1450), (Mode.WIREGUARD, 1420)])
@@ -245,7 +279,8 @@ def walk(seed: int) -> list[NetworkPlan]:
             mode, cluster_ranges=clusters, load_balancers=chance.choice([LoadBalancers(), pools])
         )
         served = tuple(ip_address("198.18.0.200") + each for each in sorted(chance.sample(range(9), 2)))
-        made.append(plan(settings, peers.values(), load_balancer_addresses=served))
+        fresh = plan(settings, peers.values(), load_balancer_addresses=served)
+        made.append(without_sources(fresh) if chance.random() < 0.3 else fresh)
     return made
 
 

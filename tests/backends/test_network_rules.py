@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from network_plans import WAYS, WIREGUARD_MTU, addresses, cluster, mac, peer, plan, ranges
+from network_plans import WAYS, WIREGUARD_MTU, addresses, cluster, mac, peer, plan, ranges, without_sources
 from network_two_nodes import (
     ELSEWHERE,
     LAST,
@@ -46,6 +46,7 @@ from netplane.programs.nftables_changes import Applied
 from netplane.programs.nftables_text import program_script, whole_elements
 
 every_family = pytest.mark.parametrize("family", Family, ids=str)
+outside_families = pytest.mark.parametrize("outer", Family, ids=lambda each: f"over-{each}")
 POOLS = LoadBalancers(tuple((ip_address(each), ip_address(each) + 9) for each in ("198.18.0.200", "fd00:198:18::200")))
 SERVED = {Family.IPV4: "198.18.0.200", Family.IPV6: "fd00:198:18::200"}
 
@@ -74,6 +75,7 @@ def every_plan() -> Iterator[NetworkPlan]:
         yield plan(settings, [], load_balancer_addresses=tuple(map(ip_address, SERVED.values())))
         yield plan(NetworkSettings(mode), [peer(2, WAYS[mode], outside=6)], outside=6)
         yield plan(mode, [], ranges=(*ranges(1), ip_network("10.244.7.0/24")))
+        yield without_sources(cluster(mode))
 
 
 # --- text and elements -----------------------------------------------------------------------------------------------
@@ -175,7 +177,8 @@ def test_a_host_that_is_strict_about_reverse_paths_is_content():
         own = pod(1, Family.IPV4)
         assert made.seen("p2", pod(2, Family.IPV4), Family.IPV4) == own
         assert made.seen("n2", node_address(2, Family.IPV4), Family.IPV4) == own
-        assert made.seen("p2", pod(2, Family.IPV4), Family.IPV4, "n1") == "10.244.1.0"
+        assert made.seen("p2", pod(2, Family.IPV4), Family.IPV4, "n1") == node_address(1, Family.IPV4)
+        assert made.seen("n1", "", Family.IPV4, "p2", to=node_address(1, Family.IPV4)) == pod(2, Family.IPV4)
 
 
 @pytest.mark.lab
@@ -195,13 +198,53 @@ def test_without_masquerade_pods_keep_their_address_everywhere():
 
 
 @pytest.mark.lab
-def test_a_node_speaks_to_far_pods_with_its_inner_address_whatever_it_is_bound_to():
+@outside_families
+@every_family
+def test_a_node_speaks_to_far_pods_as_others_know_it(outer, family):
+    own, gateway = node_address(1, family), pod(1, family, 1)
+    with site(plans(Mode.VXLAN, outside=outer)) as made:
+        assert made.seen("p2", pod(2, family), family, "n1") == own
+        assert made.seen("p2", pod(2, family), family, "n1", own) == own
+        assert made.seen("p2", pod(2, family), family, "n1", gateway) == gateway
+
+
+@pytest.mark.lab
+@every_family
+def test_with_an_address_that_others_do_not_know_a_node_gets_the_inner_one(family):
+    stranger = {Family.IPV4: "203.0.113.7", Family.IPV6: "fd00:203::7"}[family]
+    inner = str(ranges(1, (family,))[0].network_address)
     with site(plans(Mode.VXLAN)) as made:
-        for family in Family:
-            inner = str(ranges(1, (family,))[0].network_address)
-            for own in ("", node_address(1, family), pod(1, family, 1)):
-                expected = own if own == pod(1, family, 1) else inner
-                assert made.seen("p2", pod(2, family), family, "n1", own) == expected
+        made.run("n1", "ip", "address", "add", stranger, "dev", "lo", *["nodad"] * (family is Family.IPV6))
+        assert made.seen("p2", pod(2, family), family, "n1", stranger) == inner
+        made.apply(1, without_sources(plans(Mode.VXLAN)[0]))
+        for own in ("", node_address(1, family)):
+            assert made.seen("p2", pod(2, family), family, "n1", own) == inner
+
+
+@pytest.mark.lab
+@outside_families
+@every_family
+def test_a_server_at_all_addresses_answers_far_pods_from_the_one_that_was_asked(outer, family):
+    """A client that has connected its socket takes no answer from another address."""
+    own = node_address(1, family)
+    with site(plans(Mode.VXLAN, outside=outer)) as made:
+        assert made.seen("n1", "", family, "p2", to=own) == pod(2, family)
+        made.apply(1, without_sources(plans(Mode.VXLAN, outside=outer)[0]))
+        with pytest.raises(TimeoutError):
+            made.seen("n1", "", family, "p2", to=own, seconds=0.5)
+
+
+@pytest.mark.lab
+def test_nobody_is_routed_into_an_overlay_with_an_address_of_the_node():
+    """IPv6 alone takes packets with a source of its own from a link at all."""
+    family, own = Family.IPV6, node_address(1, Family.IPV6)
+    inner = str(ranges(1, (family,))[0].network_address)
+    flow = Flow(ip_address(own), 5000, ip_address(pod(2, family)), PORT)
+    with site(plans(Mode.VXLAN)) as made, made.socket("p2", family, at=("", PORT)) as server:
+        made.run("outside", "ip", "route", "replace", str(ranges(2, (family,))[0]), "via", own)
+        packets.send(made.spaces["outside"], [packets.udp(flow, b"forged")])
+        said, (whom, *_) = server.recvfrom(64)
+        assert (said, whom) == (b"forged", inner)
 
 
 @pytest.mark.lab
@@ -231,9 +274,6 @@ def forge(made: Site, sender: str, outer: Family, source: str, payload: bytes, v
     with made.socket(sender, outer) as sending:
         sending.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sending.sendto(frame(source, destination, payload, vni), (to or node_address(1, outer), 4789))
-
-
-outside_families = pytest.mark.parametrize("outer", Family, ids=lambda each: f"over-{each}")
 
 
 @pytest.mark.lab

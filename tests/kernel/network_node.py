@@ -65,7 +65,8 @@ def overlay(*numbers: int, mtu: int = 0, link: VxlanLink = VXLAN) -> NetworkProg
     }
     for number in numbers:
         for family in (4, 6):
-            routes[RouteKey(pods(number, family))] = Route(link=name, via=inner(number, family), mtu=mtu)
+            source = UPLINK if family == 4 else UPLINK_SIX
+            routes[RouteKey(pods(number, family))] = Route(link=name, via=inner(number, family), mtu=mtu, source=source)
     for number in numbers:
         for family in (4, 6):
             to = ip_network(node(number, family))

@@ -86,7 +86,10 @@ def test_forwarding_that_others_change_is_heard(here, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("route delete 10.128.2.0/24", "route 10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 onlink mtu 1400 was removed"),
+        (
+            "route delete 10.128.2.0/24",
+            "10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 onlink src 198.18.0.1 mtu 1400 was removed",
+        ),
         ("neighbour delete 10.128.2.0 dev np-vxlan4", "neighbour 10.128.2.0 lladdr 0a:01:00:00:00:02 dev np-vxlan4"),
         ("link delete np-vxlan4", "link np-vxlan4 was removed"),
         ("link set np-vxlan4 down", "link np-vxlan4 went down"),
@@ -104,6 +107,19 @@ def test_a_link_that_went_down_has_lost_routes_though_it_is_up_again_and_none_is
     here.node.ip("link", "set", "eth0", "up")
     heard = here.events.read(direct(1, 2))
     assert heard == Heard("link eth0 went down", underlay=True)
+
+
+@pytest.mark.parametrize("words", ["198.18.0.1/15 dev eth0", "fd00:18::1/31 dev eth0"])
+def test_without_their_source_routes_are_not_as_wanted_though_it_is_back(here, words):
+    """The kernel takes it off IPv6 routes, and tells nobody."""
+    here.node.apply(THREE)
+    here.events.read(THREE)
+    here.node.ip("address", "delete", *words.split())
+    here.node.ip("address", "add", *words.split(), *["nodad"] * (":" in words))
+    assert here.events.read(THREE).contradiction
+    here.node.apply(THREE)
+    assert here.events.read(THREE).contradiction == ""
+    assert not here.node.pending(THREE).made
 
 
 def test_an_uplink_without_an_address_has_lost_routes_and_none_is_told_of(here):

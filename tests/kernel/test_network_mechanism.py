@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from network_node import VXLAN, VXLAN_SIX, NetworkNode, direct, inner, mac, node, overlay, pods
+from network_node import UPLINK, UPLINK_SIX, VXLAN, VXLAN_SIX, NetworkNode, direct, inner, mac, node, overlay, pods
 
 from netplane.errors import KernelError, OwnershipError
 from netplane.kernel import sysctls
@@ -74,8 +74,9 @@ def test_peers_are_neighbours_forwarding_entries_and_routes_of_both_families(her
         f"0a:01:00:00:00:0{number} dev np-vxlan4 dst 198.19.0.{number} self permanent" for number in (1, 2, 3)
     ]
     assert {
-        "10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 proto 98 metric 98 onlink mtu 1400",
-        "fd00:244:0:2::/64 via fd00:244:0:2:: dev np-vxlan4 proto 98 metric 98 onlink mtu 1400 pref medium",
+        "10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 proto 98 src 198.18.0.1 metric 98 onlink mtu 1400",
+        "fd00:244:0:2::/64 via fd00:244:0:2:: dev np-vxlan4 proto 98 src fd00:18::1 metric 98 onlink mtu 1400"
+        " pref medium",
         "198.19.0.2 via 10.128.2.0 dev np-vxlan4 table 98 proto 98 metric 98 onlink mtu 1400",
         "fd00:19::2 via fd00:244:0:2:: dev np-vxlan4 table 98 proto 98 metric 98 onlink mtu 1400 pref medium",
         "blackhole 10.128.0.0/24 proto 98 metric 9898",
@@ -203,8 +204,12 @@ DISTURBANCES = [
     "route add 10.128.2.0/24 tos 4 via 198.18.0.9 metric 98 proto 98",
     "route add 10.128.77.0/24 via 198.18.0.9 metric 98 proto 98",
     "route replace 10.128.2.0/24 metric 98 proto 98 nexthop via 198.18.0.9 nexthop via 198.18.0.8",
-    "route replace 10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 onlink metric 98 proto 98 mtu 1400 src 198.18.0.1",
-    "route replace 10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 onlink metric 98 proto 98 mtu 1400 advmss 500",
+    "route replace 10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 onlink metric 98 proto 98 mtu 1400 src 10.128.0.0",
+    "route replace 10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 onlink metric 98 proto 98 mtu 1400",
+    "route replace 10.128.2.0/24 via 10.128.2.0 dev np-vxlan4 onlink metric 98 proto 98 mtu 1400 src 198.18.0.1"
+    " advmss 500",
+    "route replace 198.19.0.2 via 10.128.2.0 dev np-vxlan4 onlink table 98 metric 98 proto 98 mtu 1400 src 198.18.0.1",
+    "-6 route replace fd00:244:0:2::/64 via fd00:244:0:2:: dev np-vxlan4 onlink metric 98 proto 98 mtu 1400",
     "-6 route append fd00:244:0:2::/64 via fd00:18::9 dev eth0 metric 98 proto 98",
     "-6 route replace fd00:244:0:2::/64 dev eth0 metric 98 proto 98",
     "-6 route replace unreachable fd00:244:0:2::/64 metric 98 proto 98",
@@ -256,6 +261,33 @@ def test_an_only_address_that_is_none_of_ours_takes_all_routes_of_its_link_along
     here.ip("address", "delete", "10.128.0.0/32", "dev", "np-vxlan4")
     here.apply(THREE)
     assert nothing_to_do(here, THREE)
+
+
+def test_a_source_that_the_host_has_not_is_refused_and_everything_else_is_made(here):
+    strange = {4: ip_address("198.18.0.77"), 6: ip_address("fd00:18::77")}
+    routes = {
+        key: replace(route, source=strange[key.to.version] if key.to in (pods(2), pods(2, 6)) else route.source)
+        for key, route in THREE.routes.items()
+    }
+    with pytest.raises(KernelError, match=r"put route 10.128.2.0/24 into table 254.*\(and 1 more could not be done\)"):
+        here.apply(replace(THREE, routes=routes))
+    assert len(here.ours()) == len(THREE.routes) - 2
+    here.apply(THREE)
+    assert nothing_to_do(here, THREE)
+
+
+@pytest.mark.parametrize("reread", [True, False])
+def test_routes_get_another_source_when_the_host_is_renumbered(here, reread):
+    """With the old address its IPv4 routes are gone, and IPv6 ones have none."""
+    here.apply(THREE)
+    here.ip("address", "add", "198.18.0.7/32", "dev", "lo")
+    here.ip("address", "delete", f"{UPLINK}/15", "dev", "eth0")
+    here.ip("address", "delete", f"{UPLINK_SIX}/31", "dev", "eth0")
+    new = {UPLINK: ip_address("198.18.0.7"), UPLINK_SIX: None, None: None}
+    want = replace(THREE, routes={key: replace(way, source=new[way.source]) for key, way in THREE.routes.items()})
+    here.apply(want, reread=reread)
+    assert nothing_to_do(here, want)
+    assert not [line for line in here.ours() if "198.18.0.1 " in line]
 
 
 def test_routes_that_a_link_lost_while_it_was_down_come_back(here):
@@ -430,6 +462,7 @@ def test_a_route_is_replaced_by_one_of_any_kind(here, kind, family):
         Route(kind),
         Route(link="np-vxlan4"),
         Route(link="np-vxlan4", via=inner(1, family), mtu=1300),
+        Route(link="np-vxlan4", via=inner(1, family), mtu=1300, source=UPLINK if family == 4 else UPLINK_SIX),
         Route(link="eth0", via=node(2, family), mtu=1200),
     ]
     base = overlay()

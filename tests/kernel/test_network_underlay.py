@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -89,6 +90,29 @@ def test_rules_for_packets_of_pods_say_nothing_of_the_nodes_own(here):
 def test_announced_addresses_are_no_networks_of_a_link(here):
     here.apply(NetworkProgram(addresses=frozenset({LinkAddress("eth0", ip_address("203.0.113.1"), announced=True)})))
     assert seen(here)[1] == {"eth0": (ip_network("198.18.0.0/15"), ip_network("fd00:18::/31"))}
+
+
+def own(where: NetworkNode) -> set[str]:
+    """What the host may send from, but for itself."""
+
+    def work() -> frozenset[IPAddress]:
+        with Links() as kernel:
+            return underlay.look(kernel, ()).addresses
+
+    return {str(each) for each in where.run(work) if not (each.is_loopback or each.is_link_local)}
+
+
+def test_the_host_has_what_is_on_any_link_but_not_what_we_gave_it(here):
+    here.apply(replace(overlay(1), addresses={*overlay(1).addresses, LinkAddress("eth0", node(7), announced=True)}))
+    here.ip("address", "add", "203.0.113.1/32", "dev", "lo")
+    here.ip("link", "set", "eth0", "down")
+    assert own(here) == {"198.18.0.1", "203.0.113.1"}  # IPv6 addresses go with a link that goes down
+
+
+def test_an_ipv6_address_that_others_may_have_is_none_yet(here):
+    here.ip("address", "add", "fd00:18::7/64", "dev", "eth0", "noprefixroute")
+    assert " tentative" in here.ip("address", "show", "to", "fd00:18::7")
+    assert own(here) == {"198.18.0.1", "fd00:18::1"}
 
 
 def test_a_link_that_is_down_is_no_path(here):

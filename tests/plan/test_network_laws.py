@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from itertools import combinations
+from itertools import combinations, permutations
 from random import Random
 
 import pytest
@@ -118,7 +118,10 @@ class World:
         number = int(own[1:])
         bridge = networks(f"10.244.{number}.0/24")
         links = {"eth0": networks("192.0.2.0/24"), "cni0": bridge, "eth7": networks("10.9.9.0/24")}
-        return HostFacts(paths, links, key(number) if self.calm or self._chance(0.9) else "")
+        shown = key(number) if self.calm or self._chance(0.9) else ""
+        on_host = self.nodes[own].addresses if own in self.nodes else ()
+        found = frozenset(each for each in on_host if self.calm or self._chance(0.7))
+        return HostFacts(paths, links, shown, addresses=found)
 
     def seen_from(self, own: str) -> NetworkPlan:
         return plan_network(self.nodes, own, self.settings, self._facts(own), SERVICES)
@@ -174,6 +177,21 @@ def test_a_node_that_changes_leaves_the_plans_of_others_the_same_objects(seed):
     world.nodes = {**world.nodes, name: changed}
     after = world.plan(before)
     assert all(after.peers[each] is before.peers[each] for each in before.peers if each != name)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_a_node_speaks_as_in_an_overlay_leads_back_into_it(seed):
+    world = World(seed, calm=True)
+    plans = {name: world.seen_from(name) for name in world.nodes}
+    for one, other in permutations(plans, 2):
+        there = plans[one].peers[other]
+        sources = [each for end in plans[one].overlays if end.link == there.link for each in end.sources]
+        for source in sources if there.tunnel else ():
+            if source.version in {each.version for each in there.ranges}:
+                back = plans[other].peers[one]
+                assert back.tunnel is not None
+                assert source in back.addresses
+                assert source.version in {each.version for each in back.tunnel.inner}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -13,6 +13,7 @@ from netplane.plan.network import addresses_to_reach, plan_network
 from netplane.plan.network_names import inner_addresses, vtep_mac
 from netplane.plan.network_plan import HostFacts, Overlay, Path, PeerPlan, Tunnel, Way
 from netplane.plan.network_settings import Mode, NetworkSettings, Wireguard
+from netplane.plan.network_text import network_text
 
 N2 = addresses("192.0.2.2", "2001:db8::2")
 N2_PODS = networks("10.244.2.0/24", "fd00:244:2::/64")
@@ -36,6 +37,30 @@ def test_by_wireguard_they_go_enciphered_for_the_nodes_key():
     inner = addresses("10.244.1.0", "fd00:244:1::")
     assert made.overlays == (Overlay("np-wg", addresses("192.0.2.1")[0], inner, 1440, key=key(1)),)
     assert (made.pod_mtu, made.problems) == (1440, ())
+
+
+@pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.WIREGUARD])
+@pytest.mark.parametrize(
+    ("has", "sources"),
+    [
+        (("2001:db8::1", "192.0.2.1", "203.0.113.9"), ("192.0.2.1", "2001:db8::1")),
+        (("192.0.2.1",), ("192.0.2.1",)),
+        (("203.0.113.9",), ()),
+    ],
+    ids=["both", "one", "another"],
+)
+def test_the_node_itself_speaks_as_others_know_it_where_its_host_has_the_address(mode, has, sources):
+    facts = replace(host(cluster()), addresses=frozenset(addresses(*has)))
+    made = plan(mode, facts=facts)
+    assert made.overlays[0].sources == addresses(*sources)
+    assert (f"    the node itself speaks as {', '.join(sources)}\n" in network_text(made)) == bool(sources)
+
+
+@pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.WIREGUARD])
+def test_in_a_family_without_an_end_on_the_overlay_the_node_has_nothing_to_speak_as(mode):
+    facts = replace(host(cluster()), addresses=frozenset(addresses("192.0.2.1", "2001:db8::1")))
+    made = plan(mode, keyed("n1", pod_ranges=networks("10.244.1.0/24")), facts=facts)
+    assert made.overlays[0].sources == addresses("192.0.2.1")
 
 
 @pytest.mark.parametrize("mode", [Mode.HOST_GW, Mode.CROSS_SUBNET])

@@ -2,7 +2,8 @@
 
 A peer by an overlay, here n2 (198.18.0.12, Pods 10.244.2.0/24) by VXLAN:
 
-    main       10.244.2.0/24 via 10.244.2.0 dev np-vxlan4 onlink          for whoever speaks to its Pods
+    main       10.244.2.0/24 via 10.244.2.0 dev np-vxlan4 onlink          for whoever speaks to its Pods; `src` is an
+                                                                          address that n2 knows us by
     table 98   198.18.0.12   via 10.244.2.0 dev np-vxlan4 onlink          for our Pods that speak to the node itself
     neighbour  10.244.2.0 is n2's MAC,  forwarding  n2's MAC is behind 198.18.0.12
 
@@ -13,7 +14,7 @@ that this node has itself has another metric.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 
 from netplane.model.address import Family, IPAddress, IPNetwork, family_of
@@ -85,8 +86,10 @@ def _by_vxlan(peer: PeerPlan, frame: Frame, routes: dict[RouteKey, Route]) -> Pe
     assert peer.tunnel is not None  # noqa: S101  a plan has one for every overlay
     tunnel, mtu = peer.tunnel, _less(peer, frame)
     inner = {family_of(each): each for each in tunnel.inner}
+    sources = _sources(peer, frame)
     for each in peer.ranges:
-        routes[RouteKey(each)] = Route(link=peer.link, via=inner[family_of(each)], mtu=mtu)
+        family = family_of(each)
+        routes[RouteKey(each)] = Route(link=peer.link, via=inner[family], mtu=mtu, source=sources.get(family))
     for address in peer.addresses:
         # A node without Pods of a family has no end of that family.
         if via := inner.get(family_of(address)):
@@ -98,13 +101,23 @@ def _by_vxlan(peer: PeerPlan, frame: Frame, routes: dict[RouteKey, Route]) -> Pe
 def _by_wireguard(peer: PeerPlan, frame: Frame, routes: dict[RouteKey, Route]) -> PeerEntries:
     assert peer.tunnel is not None  # noqa: S101  a plan has one for every overlay
     tunnel, route = peer.tunnel, Route(link=peer.link, mtu=_less(peer, frame))
-    own = [ip_network(each) for each in peer.addresses]
-    routes.update((RouteKey(each), route) for each in peer.ranges)
+    own, sources = [ip_network(each) for each in peer.addresses], _sources(peer, frame)
+    routes.update((RouteKey(each), replace(route, source=sources.get(family_of(each)))) for each in peer.ranges)
     routes.update((RouteKey(each, TABLE), route) for each in own)
     wireguard = frame.settings.wireguard
     allowed = tuple(sorted((*peer.ranges, *own), key=_in_order))
     speaker = WireguardPeer(tunnel.key, tunnel.outer, wireguard.port, allowed, wireguard.keepalive)
     return PeerEntries(routes, speaker={tunnel.key: speaker})
+
+
+def _sources(peer: PeerPlan, frame: Frame) -> dict[Family, IPAddress]:
+    """What packets of this node to the peer's Pods have as source if nobody chose, by family.
+
+    Else the kernel would take the inner address, and whoever asks a server by UDP under the node's address would be
+    answered from another. The table of our Pods needs none: packets that look into it have a Pod's address.
+    """
+    sources = next((each.sources for each in frame.overlays if each.link == peer.link), ())
+    return {family_of(each): each for each in reversed(sources)}
 
 
 def _less(peer: PeerPlan, frame: Frame) -> int:

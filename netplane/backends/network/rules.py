@@ -7,8 +7,9 @@
     output (filter, before connections are tracked): VXLAN to a known node is not tracked
     forward, input (filter): what the Services left of a load-balancer address -> drop; over an overlay: clamp MSS
     encrypted-only (filter postrouting, WireGuard): to a Pod of another node, but not by WireGuard -> drop
-    postrouting (nat, just after the Services'): a Pod leaving the cluster, what enters an overlay without being
-                                                 a Pod -> masquerade
+    postrouting (nat, just after the Services'): a Pod leaving the cluster, what enters an overlay and is neither
+                                                 of a Pod nor from an address that others know this node by
+                                                 -> masquerade
 
 Structure follows from the settings and this node; another node is elements. Only sets of several fields can hold
 ranges that are changed one by one (see kernel/nftables.py), so a range here is one of a pair, source and destination.
@@ -35,12 +36,14 @@ class Shape:
     """What one family's table needs besides elements.
 
     `own`: this node's Pod ranges, merged. `overlay`: the links of the overlay, as nft names them, "" for none.
+    `sources`: with which this node's own packets may enter it besides its address there.
     `vxlan` is received at the addresses `outer`. `confined`: Pods of other nodes come by the overlay alone;
     `encrypted`: and go by it alone.
     """
 
     own: tuple[IPNetwork, ...] = ()
     overlay: str = ""
+    sources: tuple[IPAddress, ...] = ()
     outer: tuple[IPAddress, ...] = ()
     vxlan: Vxlan | None = None
     confined: bool = False
@@ -89,9 +92,11 @@ def _shape(plan: NetworkPlan, family: Family) -> Shape:
     outer = tuple(each.outer for each in plan.overlays if each.mac and each.outer.version == family)
     served = [first for first, _ in settings.load_balancers.pools] + [*plan.load_balancer_addresses]
     overlay = _OVERLAYS[settings.mode] if own else ""
+    sources = {each for end in plan.overlays for each in end.sources if each.version == family}
     return Shape(
         own=own,
         overlay=overlay,
+        sources=tuple(sorted(sources, key=int)) if overlay else (),
         outer=outer,
         vxlan=settings.vxlan if outer else None,
         confined=bool(own) and settings.mode in (Mode.VXLAN, Mode.WIREGUARD),
@@ -181,12 +186,15 @@ def _postrouting(family: Family, shape: Shape) -> Iterator[str]:
     words = _WORDS[family]
     ip, masquerade = words.ip, "masquerade fully-random"
     if shape.overlay:
+        if shape.sources:
+            # From here alone: by no link has it come. What is routed through us has a source of ours only if forged.
+            yield f"oifname {shape.overlay} iif 0 {ip} saddr {_listed(shape.sources)} accept"
         yield f"oifname {shape.overlay} {ip} saddr != {_listed(shape.own)} {masquerade}"
     if shape.masquerade:
         pod = f"{ip} saddr {_listed(shape.own)} {ip} daddr != {words.neighbours}"
         yield f"{pod} {ip} saddr . {ip} daddr != @{KEEPS_SOURCE} {masquerade}"
 
 
-def _listed(networks: Iterable[IPNetwork]) -> str:
-    texts = [str(each) for each in networks]
+def _listed(several: Iterable[IPNetwork | IPAddress]) -> str:
+    texts = [str(each) for each in several]
     return texts[0] if len(texts) == 1 else f"{{ {', '.join(texts)} }}"
