@@ -233,7 +233,8 @@ class PodNetwork(Closing):
             return
         found = underlay.look(self._links, wanted if anew else wanted - self._asked)
         facts = replace(self._facts, addresses=found.addresses)
-        if found.paths or not anew or not self._overlaid:  # else the uplink is down: a tunnel need not be made anew
+        # Else the uplink is down: a tunnel need not be made anew. But who is alone looks for nobody.
+        if found.paths or not wanted or not anew or not self._overlaid:
             paths = {} if anew else {to: path for to, path in self._facts.paths.items() if to in wanted}
             paths |= {to: Path(*path) for to, path in found.paths.items()}
             facts = replace(facts, paths=paths, networks=found.networks)

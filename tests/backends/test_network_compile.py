@@ -207,9 +207,11 @@ def test_an_address_of_a_service_is_on_the_link_it_is_announced_on():
 def test_what_has_no_other_route_is_caught(mode):
     made = network(cluster(mode))
     caught = {each: route for each, route in made.routes.items() if each.metric == BACKSTOP_METRIC}
+    enciphered = [*addresses(2), *addresses(3)] if mode is Mode.WIREGUARD else []
     assert caught == {
         **{RouteKey(each, metric=BACKSTOP_METRIC): UNREACHABLE for each in CLUSTER},
         **{RouteKey(each, metric=BACKSTOP_METRIC): BLACKHOLE for each in ranges(1)},
+        **{RouteKey(ip_network(each), TABLE, BACKSTOP_METRIC): UNREACHABLE for each in enciphered},
     }
 
 

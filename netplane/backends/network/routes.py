@@ -7,8 +7,8 @@ A peer by an overlay, here n2 (198.18.0.12, Pods 10.244.2.0/24) by VXLAN:
     table 98   198.18.0.12   via 10.244.2.0 dev np-vxlan4 onlink          for our Pods that speak to the node itself
     neighbour  10.244.2.0 is n2's MAC,  forwarding  n2's MAC is behind 198.18.0.12
 
-No route of one peer has the key of another's or of this node's: ranges of two nodes never overlap in a plan, and all
-that this node has itself has another metric.
+No route of one peer has the key of another's or of this node's: neither ranges nor addresses of two nodes overlap in a
+plan, and what this node has itself is in the main table and of another metric.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def _by_wireguard(peer: PeerPlan, frame: Frame, routes: dict[RouteKey, Route]) -
     own, sources = [ip_network(each) for each in peer.addresses], _sources(peer, frame)
     routes.update((RouteKey(each), replace(route, source=sources.get(family_of(each)))) for each in peer.ranges)
     routes.update((RouteKey(each, TABLE), route) for each in own)
+    # The link may be gone for a moment, and those routes with it: then the main table would be asked.
+    routes.update((RouteKey(each, TABLE, BACKSTOP_METRIC), Route(RouteKind.UNREACHABLE)) for each in own)
     wireguard = frame.settings.wireguard
     allowed = tuple(sorted((*peer.ranges, *own), key=_in_order))
     speaker = WireguardPeer(tunnel.key, tunnel.outer, wireguard.port, allowed, wireguard.keepalive)

@@ -75,6 +75,7 @@ _OVERLAYS = {
 # NF_IP_PRI_RAW, NF_IP_PRI_MANGLE; the Services' nat chains are at -100 and 100.
 _RAW, _MANGLE, _SRCNAT = -300, -150, 101
 _VNI = "@th,96,24"  # of the VXLAN header, which follows the 64 bits of UDP's (RFC 7348, section 5)
+_PIECE = {"ip": "ip frag-off & 0x3fff != 0", "ip6": "exthdr frag exists"}
 
 
 # --- structure ------------------------------------------------------------------------------------------------------
@@ -153,6 +154,8 @@ def _prerouting(ip: str, shape: Shape) -> Iterator[str]:
             yield f"{ip} daddr {outer} {port} {ip} saddr @{VXLAN_PEERS} notrack accept"
         # Of our network alone: others on that port may be somebody else's. The kernel takes what is sent to all, too.
         yield f"{port} {_VNI} {shape.vxlan.id} fib daddr type != unicast drop"
+        # Where nothing tracks connections, pieces come as they are: the first may have no more than the ports in it.
+        yield f"{port} {_PIECE[ip]} fib daddr type != unicast drop"
     if shape.overlay:
         yield f"iifname {shape.overlay} goto must-lead-back"
     if shape.own:
