@@ -5,12 +5,13 @@ The same comparison serves for what was read (`changes_from_found`) and for what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
 from netplane.model.address import IPAddress, family_of
+from netplane.model.table import changes
 from netplane.programs.network import (
     MAIN_TABLE,
     Forwarding,
@@ -265,13 +266,13 @@ def _mtu_changes(have: FoundLink | None, link: Link) -> bool:
 
 
 def _difference(have: Mapping[Key, Found], want: Mapping[Key, Value]) -> tuple[dict[Key, Value], dict[Key, Found]]:
-    """What to put and what to remove. Most values are the same objects: one peer of hundreds changes at a time."""
-    if have is want:
-        return {}, {}
-    get: Callable[[Key], object] = have.get
-    put = {key: value for key, value in want.items() if (old := get(key)) is not value and old != value}
-    gone = have.keys() - want.keys()
-    return put, {key: have[key] for key in have if key in gone} if gone else {}
+    """What to put and what to remove. Of two tables only what one changed in the other is looked at: one peer of
+    hundreds changes at a time.
+    """
+    old: Mapping[Key, object] = have
+    changed, gone = changes(old, want)
+    put = {key: want[key] for key in changed if key not in have or have[key] != want[key]}
+    return put, {key: have[key] for key in gone}
 
 
 def _main_table_first(item: tuple[RouteKey, Route]) -> bool:
