@@ -6,29 +6,12 @@ Read `examine` first; a check is a function from `view.View` to findings (`node`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
-
 from cni.doctor import firewall, kernel, machine, node
-from cni.doctor.finding import Finding, Level, warning
+from cni.doctor.check import Check, Examined, examined
+from cni.doctor.finding import Finding, Level
 from cni.doctor.view import Place, View
-from netplane.errors import one_line
 
 __all__ = ["CHECKS", "Check", "Examined", "Finding", "Level", "Place", "examine"]
-
-
-class Check(NamedTuple):
-    """One question about the host."""
-
-    name: str
-    look: Callable[[View], Iterable[Finding]]
-
-
-class Examined(NamedTuple):
-    """What a check found."""
-
-    check: str
-    finding: Finding
 
 
 CHECKS = (
@@ -56,13 +39,4 @@ CHECKS = (
 
 def examine(place: Place) -> list[Examined]:
     """What all checks found, in their order. Never raises what a check raises."""
-    view = View(place)
-    return [Examined(check.name, finding) for check in CHECKS for finding in _looked(check, view)]
-
-
-def _looked(check: Check, view: View) -> list[Finding]:
-    try:
-        return [*check.look(view)]
-    except Exception as failure:  # a host that is broken in a way nobody thought of is what this is for
-        said = one_line(f"could not be looked at: {failure or type(failure).__name__}")
-        return [warning(said, "this check says nothing about the host", "read the line above; then ask again")]
+    return examined(CHECKS, View(place))

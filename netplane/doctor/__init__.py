@@ -7,29 +7,12 @@ first. What keeps the Pods of this one node from working is cni/doctor's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
-
-from cni.doctor.finding import Finding, Level, warning
+from cni.doctor.check import Check, Examined, examined
+from cni.doctor.finding import Finding, Level
 from netplane.doctor import kernel, others, peers, ports, programs
 from netplane.doctor.view import View
-from netplane.errors import one_line
 
 __all__ = ["CHECKS", "Check", "Examined", "Finding", "Level", "View", "examine"]
-
-
-class Check(NamedTuple):
-    """One question about the host."""
-
-    name: str
-    look: Callable[[View], Iterable[Finding]]
-
-
-class Examined(NamedTuple):
-    """What a check found."""
-
-    check: str
-    finding: Finding
 
 
 CHECKS = (
@@ -49,12 +32,4 @@ CHECKS = (
 
 def examine(view: View) -> list[Examined]:
     """What all checks found, in their order. Never raises what a check raises."""
-    return [Examined(check.name, finding) for check in CHECKS for finding in _looked(check, view)]
-
-
-def _looked(check: Check, view: View) -> list[Finding]:
-    try:
-        return [*check.look(view)]
-    except Exception as failure:  # a host that is broken in a way nobody thought of is what this is for
-        said = one_line(f"could not be looked at: {failure or type(failure).__name__}")
-        return [warning(said, "this check says nothing about the host", "read the line above; then ask again")]
+    return examined(CHECKS, view)
