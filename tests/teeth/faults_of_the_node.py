@@ -9,15 +9,15 @@ NODE = {
     "sweep before make": Fault(
         _HOST,
         """\
-            for each in pending:
+        for each in pending:
+            with trying():
                 each.make()
-            for each in reversed(pending if sweep else []):
-                each.sweep()
 """,
         """\
-            for each in reversed(pending if sweep else []):
-                each.sweep()
-            for each in pending:
+        for each in reversed(pending if sweep else []):
+            each.sweep()
+        for each in pending:
+            with trying():
                 each.make()
 """,
         CHURN,
