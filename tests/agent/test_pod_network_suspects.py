@@ -15,6 +15,7 @@ from node_of_agent import service
 from netplane.plan.network_plan import PUBLIC_KEY_ANNOTATION
 
 SECRET = b"nobody on the wire reads this"
+_PATH = os.environ.get("PATH", "") + ":/usr/sbin"
 _EVERY_KIND = 3  # ETH_P_ALL
 _TOLD = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}  # IP_RECVERR
 
@@ -60,6 +61,16 @@ def test_without_wireguard_nothing_of_pods_is_on_the_wire(site, to):
         with site.nodes[1].run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as other:
             other.sendto(SECRET, ("192.0.2.12", 9999))
         site.wait(lambda: on_the_wire(raw, SECRET), "what is sent by the node itself")
+
+
+@pytest.mark.skipif(not shutil.which("bird", path=_PATH), reason="needs bird")
+def test_a_killed_bird_comes_back(site):
+    """Nobody tells that it ended, and its routes stay: it is looked for."""
+    site.start("bgp")
+    site.wait_reaches(1, 2)
+    ended = site.only_process(1, "bird")
+    os.kill(int(ended), signal.SIGKILL)
+    site.wait(lambda: (found := site.processes(1, "bird")) != [] and found != [ended], "another bird")
 
 
 @pytest.mark.parametrize("mode", ["vxlan", "host-gw"])

@@ -19,7 +19,9 @@ OLD = "02:6e:70:00:00:99"
 
 
 def test_an_ipv4_address_is_announced_as_a_request_and_as_a_reply():
-    request, reply = frames(MAC, ip_address("203.0.113.5"))
+    made = frames(MAC, ip_address("203.0.113.5"))
+    assert len(made) == 2
+    request, reply = made
     head = "ffffffffffff 026e7000000a 0806 0001 0800 06 04"
     own = "026e7000000a cb007105"
     assert request == bytes.fromhex(f"{head} 0001 {own} 000000000000 cb007105")

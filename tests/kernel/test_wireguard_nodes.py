@@ -204,8 +204,9 @@ def test_what_somebody_else_sets_is_found_and_repaired(meshed):
 
 def test_a_link_that_is_down_or_of_another_size_is_repaired(meshed):
     (one, two, three_), _ = meshed
-    one.ip("link", "set", LINK, "mtu", "1300", "down")
+    one.ip("link", "set", LINK, "down")
     assert one.namespace.run(one.mechanism.disturbed)
+    one.ip("link", "set", LINK, "mtu", "1300")
     done = one.apply(one.program(two, three_))
     assert f"+ link {LINK}: up, mtu 1420" in done.lines()
     assert "mtu 1420" in one.ip("link", "show", LINK)

@@ -125,6 +125,33 @@ def test_the_last_address_of_a_network_cannot_be_found():
     assert str(made.problems[0]).startswith("Service shop/web: 192.0.2.119: nobody can reach it")
 
 
+def test_a_node_that_is_back_is_elected_again():
+    now = snapshot(NODES, [balanced(f"s{number}") for number in range(12)])
+    allocation = allocate(now, POOL)
+    plan = plan_node(allocation.snapshot, "n1", Settings())
+    made: Announcing | None = None
+    seen = []
+    for silent in ((), ("n2", "n3", "n4", "n5"), ("n2", "n3"), ()):
+        electorate = Electorate(now.nodes, "n1", replace(FACTS, silent=frozenset(silent)), POOL)
+        made = announcing(allocation, plan, electorate, made)
+        assert made == announcing(allocation, plan, electorate)
+        seen.append(len(made.announced))
+    assert seen[0] == seen[3] < seen[2] < seen[1] == 12
+
+
+def test_policy_local_endpoints_of_the_other_family_do_not_count():
+    both = LoadBalancers((*POOL.pools, (ip_address("2001:db8:2::100"), ip_address("2001:db8:2::119"))))
+    networks = {"eth0": (ip_network("192.0.2.0/24"), ip_network("2001:db8:2::/64"))}
+    ips = ("10.96.0.10", "fd00:96::10")
+    web = service(ips=ips, type=ServiceType.LOAD_BALANCER, external=LOCAL)
+    now = snapshot(NODES, web, slices("web", up("10.244.1.5", "n1"), up("fd00:244:2::5", "n2")))
+    found = {name: answering(now, name, HostFacts(networks=networks), both).announced for name in NAMES}
+    assert {name: [each.address.version for each in made] for name, made in found.items() if made} == {
+        "n1": [4],
+        "n2": [6],
+    }
+
+
 def test_policy_local_only_nodes_with_an_endpoint_answer():
     web = balanced(external=LOCAL)
     ready = slices("web", up("10.244.2.5", "n2"), draining("10.244.3.5", "n3"), down("10.244.4.5", "n4"))

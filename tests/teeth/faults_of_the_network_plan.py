@@ -75,8 +75,8 @@ NETWORK_PLAN = {
     ),
     "network: the Service range is anybody's": Fault(
         _CLAIMS,
-        "if (place := overlapping(span, map(span_of, rules.services))) >= 0:",
-        "if (place := -1) >= 0:",
+        "    if (place := overlapping(span, map(span_of, rules.services))) >= 0:\n        return",
+        "    if (place := -1) >= 0:\n        return",
         _tests("claims"),
     ),
     "network: a range may reach out of the cluster's": Fault(
