@@ -215,7 +215,7 @@ _KERNEL_FAULTS = {
         f"{_KERNEL}.network_links",
         "        link_orders.group(GROUP),\n",
         "",
-        _one("kernel/test_network_details", "a_link_we_make_has_our_group"),
+        _one("kernel/test_network_rarities", "a_link_we_make_has_our_group"),
     ),
     "network: a foreign link of our name is ours": Fault(
         f"{_KERNEL}.network_links",
@@ -254,7 +254,7 @@ _KERNEL_FAULTS = {
         f"{_KERNEL}.network_routes",
         "if payload[0] == family and protocol == PROTOCOL:",
         "if payload[0] == family:",
-        _kernel("network_details"),
+        _kernel("network_rarities"),
     ),
     "network: the table of a rule is not looked at": Fault(
         f"{_KERNEL}.network_routes",
@@ -284,7 +284,7 @@ _KERNEL_FAULTS = {
         f"{_KERNEL}.network_mechanism",
         "changes = self._changes if self._sweep else replace(self._changes, leftovers=())",
         "changes = self._changes",
-        _kernel("network_details"),
+        _kernel("network_rarities"),
     ),
     "network: a link made anew gets nothing": Fault(
         f"{_KERNEL}.network_mechanism",
@@ -329,7 +329,7 @@ _KERNEL_FAULTS = {
         f"{_KERNEL}.underlay",
         "if (route := routes[address]) is not None:",
         "if (route := routes[address]) is None:",
-        _kernel("network_details"),
+        _kernel("network_rarities"),
     ),
     "network: everything is on-link": Fault(
         f"{_KERNEL}.underlay",
@@ -341,7 +341,7 @@ _KERNEL_FAULTS = {
         f"{_KERNEL}.underlay",
         "on_link = _GATEWAY not in found and _VIA not in found",
         "on_link = _GATEWAY not in found",
-        _kernel("network_details"),
+        _kernel("network_rarities"),
     ),
     "network: an announced address makes a network": Fault(
         f"{_KERNEL}.underlay",
