@@ -18,7 +18,7 @@ from netplane.plan.network_names import inner_addresses, vtep_mac
 from netplane.plan.network_peers import SMALLEST_PACKET, Here, Other, reach
 from netplane.plan.network_plan import VXLAN_LINKS, BgpPlan, HostFacts, NetworkPlan, Overlay, Path, Way
 from netplane.plan.network_settings import Mode, NetworkSettings
-from netplane.plan.network_spans import overlapping, span_of
+from netplane.plan.network_spans import inside, overlapping, span_of
 from netplane.plan.network_survey import Survey, survey
 from netplane.plan.plan import Note
 
@@ -58,6 +58,7 @@ def plan_network(
         overlays=_overlays(memory, facts.addresses),
         keeps_source=known.keeps_source,
         confined=known.confined,
+        uplinks=_uplinks(rules, facts, own.ranges),
         pod_mtu=_pod_mtu(memory),
         bgp=bgp,
         problems=(*_own_problems(memory), *_too_large(memory), *of_bgp, *_told(memory)),
@@ -96,6 +97,14 @@ def _rules(own: Node, settings: NetworkSettings, facts: HostFacts, service_range
         macs=settings.mode in (Mode.VXLAN, Mode.CROSS_SUBNET),
         keys=settings.mode is Mode.WIREGUARD,
     )
+
+
+def _uplinks(rules: Rules, facts: HostFacts, ours: tuple[IPNetwork, ...]) -> tuple[str, ...]:
+    """The links by which other nodes are reached, and others that networks are on; none that is for our Pods."""
+    spans = [span_of(each) for each in ours]
+    found = {path.link for path in facts.paths.values()} | {link for link, _ in rules.links}
+    pods = {link for link in found if any(inside(span_of(each), spans) for each in facts.networks.get(link, ()))}
+    return tuple(sorted(found - pods - {"lo"}))
 
 
 def _speaker(known: Survey, node: str) -> Speaker:

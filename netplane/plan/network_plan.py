@@ -163,6 +163,7 @@ class NetworkPlan:
     `ranges` and `addresses` are this node's own. `keeps_source`: where Pods are not masqueraded: Pods, nodes,
     Services and what the settings add; merged and sorted. `confined`: ranges out of which no packet leaves the
     node unless a peer has it (the cluster ranges, and every known Pod range).
+    `uplinks`: links on which others than Pods of this node are, sorted.
     `pod_mtu`: bytes of the largest packet a Pod here may send to any Pod, 0 if there is no peer to know it from.
     """
 
@@ -174,6 +175,7 @@ class NetworkPlan:
     overlays: tuple[Overlay, ...] = ()
     keeps_source: tuple[IPNetwork, ...] = ()
     confined: tuple[IPNetwork, ...] = ()
+    uplinks: tuple[str, ...] = ()
     pod_mtu: int = 0
     bgp: BgpPlan | None = None
     announced: tuple[Announced, ...] = ()

@@ -21,6 +21,15 @@ class Mode(Enum):
     WIREGUARD = "wireguard"
 
 
+class PodsToNodes(Enum):
+    """How Pods reach the own addresses of nodes whose Pods are behind an overlay."""
+
+    OVERLAY = "overlay"
+    """By it, both ways: nothing with a Pod's address is ever outside of it."""
+    DIRECT = "direct"
+    """Without it, under the Pod's address, which the network between has to take; answers come by the overlay."""
+
+
 @dataclass(frozen=True, slots=True)
 class Vxlan:
     """RFC 7348. `id` is the VNI. `checksum`: whether outer UDP packets over IPv4 carry one."""
@@ -105,7 +114,13 @@ class NetworkSettings:
     no_masquerade: tuple[IPNetwork, ...] = ()
     mtu: int = 0
     clamp_mss: bool = True
+    pods_to_nodes: PodsToNodes = PodsToNodes.OVERLAY
     vxlan: Vxlan = field(default_factory=Vxlan)
     wireguard: Wireguard = field(default_factory=Wireguard)
     bgp: Bgp = field(default_factory=Bgp)
     load_balancers: LoadBalancers = field(default_factory=LoadBalancers)
+
+    @property
+    def nodes_directly(self) -> bool:
+        """Whether Pods reach nodes beside an overlay of their Pods. Never beside one that enciphers."""
+        return self.pods_to_nodes is PodsToNodes.DIRECT and self.mode in (Mode.VXLAN, Mode.CROSS_SUBNET)

@@ -62,6 +62,10 @@ def _own_lines(plan: NetworkPlan) -> Iterator[str]:
     else:
         yield "pods are never masqueraded"
     yield f"nothing leaves unless a node has it to {_listed(plan.confined)}"
+    if plan.uplinks:
+        yield f"no pod is on {_listed(plan.uplinks)}"
+    if plan.settings.nodes_directly:
+        yield "pods reach other nodes directly"
     for each in plan.announced:
         yield f"answers for {each.address} on {each.link}"
     if plan.load_balancer_addresses:

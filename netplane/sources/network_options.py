@@ -29,6 +29,7 @@ from netplane.plan.network_settings import (
     LoadBalancers,
     Mode,
     NetworkSettings,
+    PodsToNodes,
     Vxlan,
     Wireguard,
 )
@@ -309,6 +310,7 @@ _SETTINGS: dict[str, _Reader] = {
     "no-masquerade": _networks,
     "mtu": _number(SMALLEST_MTU, LARGEST_MTU, "what the way takes"),
     "clamp-mss": _yes_or_no,
+    "pods-to-nodes": _word(PodsToNodes.OVERLAY),
     "vxlan": _object(Vxlan, {"id": _number(1, (1 << 24) - 1), "port": _PORT, "checksum": _yes_or_no}),
     "wireguard": _object(Wireguard, {"port": _PORT, "keepalive": _number(1, 65535, "none"), "plaintext": _yes_or_no}),
     "bgp": _object(Bgp, _BGP),
@@ -323,3 +325,5 @@ def _check(settings: NetworkSettings) -> None:
         raise Bad("bgp.reflectors", "is of no use with `mesh: false`; remove one of them")
     if settings.mode is Mode.BGP and not bgp.mesh and not bgp.peers:
         raise Bad("bgp.peers", "is missing, and with `mesh: false` nobody tells nodes where Pods are; write routers")
+    if settings.mode is Mode.WIREGUARD and settings.pods_to_nodes is PodsToNodes.DIRECT:
+        raise Bad("pods-to-nodes", "direct would be in plain text, which mode wireguard never is; remove it")

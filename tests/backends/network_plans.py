@@ -119,6 +119,7 @@ def plan(
         overlays=overlays,
         keeps_source=merged(kept),
         confined=merged(map(span_of, pods)),
+        uplinks=(UPLINK,),
         pod_mtu=min([1500, *(each.mtu for each in overlays)]),
     )
     if settings.mode is Mode.BGP:
@@ -132,7 +133,10 @@ def without_sources(made: NetworkPlan) -> NetworkPlan:
     return replace(made, overlays=tuple(replace(each, sources=()) for each in made.overlays))
 
 
-def cluster(mode: Mode, size: int = 3, families: Iterable[int] = FAMILIES, **more: Any) -> NetworkPlan:
+def cluster(
+    settings: NetworkSettings | Mode, size: int = 3, families: Iterable[int] = FAMILIES, **more: Any
+) -> NetworkPlan:
     """n1 among n2 ... of `size` nodes, all reached in the way of the mode."""
     families = tuple(families)
-    return plan(mode, [peer(number, WAYS[mode], families) for number in range(2, size + 1)], families, **more)
+    way = WAYS[settings if isinstance(settings, Mode) else settings.mode]
+    return plan(settings, [peer(number, way, families) for number in range(2, size + 1)], families, **more)

@@ -225,13 +225,29 @@ def test_a_backstop_is_no_route_of_a_peer_nor_the_other_way_round():
 @pytest.mark.parametrize(
     ("families", "values"),
     [
-        ((4,), {"net/ipv4/ip_forward": 1, "net/ipv4/conf/np-vxlan4/rp_filter": 0}),
+        (
+            (4,),
+            {
+                "net/ipv4/ip_forward": 1,
+                "net/ipv4/conf/np-vxlan4/rp_filter": 0,
+                "net/ipv4/conf/np-vxlan4/accept_local": 1,
+            },
+        ),
         ((6,), {"net/ipv6/conf/all/forwarding": 1, "net/ipv6/conf/np-vxlan4/accept_ra": 0}),
     ],
 )
 def test_sysctls_are_of_the_families_of_pods(families, values):
     assert network(cluster(Mode.VXLAN, families=families)).sysctls == values
     assert network(cluster(Mode.VXLAN)).sysctls.items() > values.items()
+
+
+@pytest.mark.parametrize("mode", [Mode.HOST_GW, Mode.CROSS_SUBNET])
+def test_a_node_that_does_not_forward_ipv6_looks_often_whether_a_next_hop_answers(mode):
+    """See tests/kernel/test_network_next_hops.py."""
+    peers = [peer(2, Way.DIRECT), peer(3, Way.DIRECT, (4,), link="eth1")]
+    made = [network(plan(mode, peers, families)).sysctls for families in ((4,), (4, 6))]
+    looks = [{name: value for name, value in each.items() if "probe" in name} for each in made]
+    assert looks == [{f"net/ipv6/conf/{UPLINK}/router_probe_interval": 1}, {}]
 
 
 def test_only_network_and_its_rules_are_wanted():

@@ -30,7 +30,6 @@ from network_two_nodes import (
 )
 
 from netplane.backends.network.compile import compile_network
-from netplane.backends.network.elements import Common
 from netplane.kernel import command
 from netplane.kernel.host import Host, Mechanisms
 from netplane.kernel.netns import Namespace
@@ -107,42 +106,79 @@ def test_a_node_more_is_elements_alone(mode):
     after = compile_network(cluster(mode, 21), before).program.network_rules
     changes = applied.changes_to(after)
     assert (changes.make_structure, changes.make_hooks, changes.sweep_structure) == ("", "", "")
-    assert changes.make_elements.count() + changes.sweep_elements.count() <= 7
+    assert changes.make_elements.count() + changes.sweep_elements.count() <= 11
 
 
 def elements(made: NetworkPlan, name: str, family: Family = Family.IPV4) -> list[str]:
-    """Of a set, the first of each pair as a range."""
-    found = whole_elements(rules(made), family).get(name, {})
-    return [f"{ip_address(key[:4])}-{ip_address(key[8:12])}" for key in sorted(found)]
+    return [str(ip_address(key)) for key in sorted(whole_elements(rules(made), family).get(name, {}))]
 
 
-def test_behind_the_overlay_is_the_cluster_but_for_us():
-    assert elements(cluster(Mode.VXLAN), "behind-overlay") == ["10.244.0.0-10.244.0.255", "10.244.2.0-10.244.255.255"]
+def prerouting(made: NetworkPlan, family: Family = Family.IPV4) -> str:
+    return "\n".join(rules(made).structure[family].chains["prerouting"].rules)
 
 
-def test_behind_the_overlay_are_peers_pods_where_no_range_of_the_cluster_is_said():
+def test_nothing_of_the_cluster_comes_by_another_link_than_the_overlay():
+    made = cluster(Mode.VXLAN)
+    assert "ip saddr & 255.255.0.0 == 10.244.0.0 goto astray" in prerouting(made)
+    assert "pods-" not in prerouting(made)
+    assert elements(made, "pods-24") == ["10.244.2.0", "10.244.3.0"]
+    assert elements(made, "nodes") == ["198.18.0.2", "198.18.0.3"]
+
+
+def test_where_no_range_of_the_cluster_is_said_the_pods_of_peers_come_by_no_other_link():
     made = plan(NetworkSettings(Mode.WIREGUARD), [peer(2, Way.WIREGUARD), peer(9, Way.NONE)])
-    assert elements(made, "behind-overlay") == ["10.244.2.0-10.244.2.255", "10.244.9.0-10.244.9.255"]
+    assert (elements(made, "pods-24"), elements(made, "refused-24")) == (["10.244.2.0"], ["10.244.9.0"])
+    for name in ("pods-24", "refused-24"):
+        assert f"ip saddr & 255.255.255.0 @{name} goto astray" in prerouting(made)
 
 
-def test_a_peer_in_plain_text_is_not_behind_the_overlay():
+def test_a_peer_in_plain_text_may_come_by_another_link():
     settings = NetworkSettings(Mode.WIREGUARD, wireguard=Wireguard(plaintext=True))
     made = plan(settings, [peer(2, Way.WIREGUARD), peer(9, Way.DIRECT)])
-    assert elements(made, "behind-overlay") == ["10.244.2.0-10.244.2.255"]
+    assert (elements(made, "pods-24"), elements(made, "plain-24")) == (["10.244.2.0"], ["10.244.9.0"])
+    assert elements(plan(Mode.CROSS_SUBNET, [peer(9, Way.DIRECT)]), "plain-24") == []
 
 
 def test_a_range_with_nodes_in_it_confines_none_but_known_pods():
     settings = NetworkSettings(Mode.VXLAN, cluster_ranges=(ip_network("198.0.0.0/8"), ip_network("10.244.0.0/22")))
-    made = plan(settings, [peer(2, Way.VXLAN), peer(9, Way.VXLAN)])
-    found = ["10.244.0.0-10.244.0.255", "10.244.2.0-10.244.3.255", "10.244.9.0-10.244.9.255"]
-    assert elements(made, "behind-overlay") == found
+    made = prerouting(plan(settings, [peer(2, Way.VXLAN), peer(9, Way.VXLAN)]))
+    assert "ip saddr & 255.255.252.0 == 10.244.0.0 goto astray" in made
+    assert "@pods-24 goto astray" in made
+    assert "198.0.0.0" not in made
 
 
-@pytest.mark.parametrize("mode", [Mode.HOST_GW, Mode.CROSS_SUBNET, Mode.BGP])
-def test_where_a_direct_way_may_be_nothing_is_behind_an_overlay(mode):
-    made = rules(cluster(mode))
-    assert made.parts[Common.BEHIND_OVERLAY].elements == {}
-    assert "@behind-overlay" not in program_script(made)
+def test_there_is_a_set_for_each_length_of_prefix():
+    small = (ip_network("10.245.0.128/25"), ip_network("10.245.1.7/32"), ip_network("fd00:245::/48"))
+    made = cluster(Mode.VXLAN)
+    made = replace(made, peers={**made.peers, "n9": peer(9, Way.VXLAN, ranges=small)})
+    assert [elements(made, f"pods-{length}") for length in (24, 25, 32)] == [
+        ["10.244.2.0", "10.244.3.0"], ["10.245.0.128"], ["10.245.1.7"],
+    ]  # fmt: skip
+    assert elements(made, "pods-48", Family.IPV6) == ["fd00:245::"]
+
+
+@pytest.mark.parametrize("mode", [Mode.HOST_GW, Mode.BGP])
+def test_without_an_overlay_all_that_is_asked_of_a_packet_is_whether_it_has_a_source_of_ours(mode):
+    made = cluster(NetworkSettings(mode, masquerade=False))
+    assert prerouting(made) == 'ip saddr & 255.255.255.0 == 10.244.1.0 iifname "eth0" drop'
+    assert [*rules(made).structure[Family.IPV4].chains] == ["prerouting"]
+    assert rules(made).structure[Family.IPV4].sets == {}
+    assert rules(replace(made, uplinks=())).structure[Family.IPV4].chains == {}
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_nothing_is_asked_of_the_routes_and_nothing_tracks_connections_if_nobody_is_masqueraded(mode):
+    """But of VXLAN that no known node has sent."""
+    for family, made in rules(cluster(NetworkSettings(mode, masquerade=False))).structure.items():
+        for chain in made.chains.values():
+            assert chain.hook is None or chain.hook.type != "nat"
+            assert chain.name == "vxlan" or not any("fib" in rule for rule in chain.rules), family
+            assert not any("ct " in rule for rule in chain.rules)
+
+
+def test_links_are_uplinks_by_names_that_nft_has_words_for():
+    made = prerouting(replace(cluster(Mode.HOST_GW), uplinks=('e"th', "eth*", "eth0", "br-1.5@x")))
+    assert made.endswith('iifname { "eth0", "br-1.5@x" } drop')
 
 
 def test_nothing_to_say_is_no_table():
@@ -440,8 +476,9 @@ def test_segments_fit_to_a_peer_that_takes_less():
 
 def with_cable(made: Site, settings: NetworkSettings) -> None:
     """The rules of WireGuard, and routes to the other node's Pods over a cable called np-wg."""
-    far = made.spaces["n2"].path
-    made.run("n1", "ip", "link", "add", "np-wg", "type", "veth", "peer", "name", "np-wg", "netns", str(far))
+    far, mac = made.spaces["n2"].path, "02:00:00:00:00:0"
+    end = ("np-wg", "address", f"{mac}2", "netns", str(far))
+    made.run("n1", "ip", "link", "add", "np-wg", "address", f"{mac}1", "type", "veth", "peer", "name", *end)
     for number, other in ((1, 2), (2, 1)):
         name = f"n{number}"
         made.run(name, "ip", "link", "set", "np-wg", "mtu", str(WIREGUARD_MTU), "up")
@@ -454,6 +491,8 @@ def with_cable(made: Site, settings: NetworkSettings) -> None:
             made.run(name, "ip", "address", "add", f"{inner}/{length}", "dev", "np-wg", *nodad)
             hop = str(there.network_address)
             made.run(name, "ip", "route", "replace", hop, "dev", "np-wg")
+            # Nobody asks for neighbours in a tunnel, and what is asked has a source that comes out of none.
+            made.run(name, "ip", "neighbour", "replace", hop, "lladdr", f"{mac}{other}", "dev", "np-wg")
             made.run(name, "ip", "route", "replace", str(there), "via", hop, "dev", "np-wg", "onlink")
 
 
@@ -598,6 +637,6 @@ def test_what_no_service_takes_does_not_go_round_in_circles(family):
 
 def test_rules_are_short_words_of_the_plan():
     text = program_script(rules(cluster(Mode.VXLAN, 500)))
-    assert sum(line.startswith("add rule") for line in text.splitlines()) < 30
+    assert sum(line.startswith("add rule") for line in text.splitlines()) < 40
     assert len(re.findall(r"vxlan-peers \{ [0-9.]+ \}", text)) == 499
     assert str(addresses(500)[0]) in text

@@ -15,6 +15,7 @@ node n1
   pods 10.244.1.0/24, packets of at most 1450 bytes
   pods are masqueraded except to 10.96.0.0/16, 10.244.0.0/16, 192.0.2.1/32, 192.0.2.2/31, 192.0.2.4/32
   nothing leaves unless a node has it to 10.244.0.0/16
+  no pod is on eth0
   overlay np-vxlan4, mtu 1450, mac 4e:d2:21:86:96:70
     outside 192.0.2.1, inside 10.244.1.0
 

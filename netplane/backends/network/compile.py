@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from netplane.backends.network.bird import bird_text
 from netplane.backends.network.elements import Common, common_parts, peer_part
+from netplane.backends.network.judged import Judged, judged_of
 from netplane.backends.network.routes import (
     Frame,
     addresses,
@@ -48,17 +49,18 @@ class _Changes:
     gone: Mapping[str, PeerPlan]
     fresh: Mapping[str, PeerPlan]
     frame: Frame
+    asked: Judged
 
 
 def compile_network(plan: NetworkPlan, before: CompiledNetwork | None = None) -> CompiledNetwork:
     """The program for `plan`. `before` saves work and never changes the result."""
-    frame = frame_of(plan)
-    if before is None or frame_of(before.plan) != frame:
+    frame, asked = frame_of(plan), judged_of(plan)
+    if before is None or (frame_of(before.plan), judged_of(before.plan)) != (frame, asked):
         before = CompiledNetwork(NetworkPlan(plan.node, plan.settings), Program())
     old = before.plan.peers
     changed, removed = changes(old, plan.peers)
     gone = {name: old[name] for name in (*changed, *removed) if name in old}
-    peers = _Changes(gone, {name: plan.peers[name] for name in changed}, frame)
+    peers = _Changes(gone, {name: plan.peers[name] for name in changed}, frame, asked)
     network = _network(plan, peers, before)
     network_rules = _rules(plan, peers, before.program.network_rules)
     return CompiledNetwork(plan, Program(network=network, network_rules=network_rules))
@@ -92,7 +94,7 @@ def _network(plan: NetworkPlan, peers: _Changes, before: CompiledNetwork) -> Net
 
 def _rules(plan: NetworkPlan, peers: _Changes, had: NftablesProgram) -> NftablesProgram:
     shape = shapes(plan)
-    fresh: dict[str | Common, Part] = {name: peer_part(peer) for name, peer in peers.fresh.items()}
+    fresh: dict[str | Common, Part] = {name: peer_part(peer, peers.asked) for name, peer in peers.fresh.items()}
     common = common_parts(plan, shape, had.parts)
     fresh.update((each, part) for each, part in common.items() if had.parts.get(each) is not part)
     parts = derived(had.parts, fresh, [name for name in peers.gone if name not in peers.fresh])

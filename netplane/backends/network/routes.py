@@ -34,6 +34,8 @@ from netplane.programs.network import (
     WireguardPeer,
 )
 
+_LOOSE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -90,7 +92,7 @@ def _by_vxlan(peer: PeerPlan, frame: Frame, routes: dict[RouteKey, Route]) -> Pe
     for each in peer.ranges:
         family = family_of(each)
         routes[RouteKey(each)] = Route(link=peer.link, via=inner[family], mtu=mtu, source=sources.get(family))
-    for address in peer.addresses:
+    for address in () if frame.settings.nodes_directly else peer.addresses:
         # A node without Pods of a family has no end of that family.
         if via := inner.get(family_of(address)):
             routes[RouteKey(ip_network(address), TABLE)] = Route(link=peer.link, via=via, mtu=mtu)
@@ -165,7 +167,12 @@ def backstops(plan: NetworkPlan) -> dict[RouteKey, Route]:
 
 
 def rules(plan: NetworkPlan) -> Iterator[SourceRule]:
-    """Our Pods look into the table of other nodes' own addresses first, where there is an overlay to them."""
+    """Our Pods look into the table of other nodes' own addresses first, where there is an overlay to them.
+
+    That is dear: with any rule at all the kernel asks all of them for every packet, and twice for those that come in.
+    """
+    if plan.settings.nodes_directly:
+        return iter(())
     inside = {family_of(each) for overlay in plan.overlays for each in overlay.inner}
     return (SourceRule(each) for each in plan.ranges if family_of(each) in inside)
 
@@ -173,6 +180,10 @@ def rules(plan: NetworkPlan) -> Iterator[SourceRule]:
 def sysctls(plan: NetworkPlan) -> dict[str, int]:
     """Forwarding, and no second opinion on our own links: what comes by them is judged by the table
     `netplane-network`, and nobody there is a router of ours.
+
+    A host that does not forward IPv6 passes over a next hop that has not answered, which leaves what catches packets
+    for Pods, and looks every minute whether it does now (RFC 4191, section 3.2); one that forwards asks again for each
+    packet. So where we do not make it forward, it is to look every second.
     """
     families = {family_of(each) for each in plan.ranges}
     values: dict[str, int] = {}
@@ -180,13 +191,25 @@ def sysctls(plan: NetworkPlan) -> dict[str, int]:
         values["net/ipv4/ip_forward"] = 1
     if Family.IPV6 in families:
         values["net/ipv6/conf/all/forwarding"] = 1
+    else:
+        direct = {peer.link for peer in plan.peers.values() if any(hop.version == 6 for hop in peer.next_hops)}
+        values |= {f"net/ipv6/conf/{link}/router_probe_interval": 1 for link in sorted(direct)}
     for overlay in plan.overlays:
         inside = {family_of(each) for each in overlay.inner}
         if Family.IPV4 in inside:
-            values[f"net/ipv4/conf/{overlay.link}/rp_filter"] = 0
+            values |= _unasked(overlay.link, direct=plan.settings.nodes_directly)
         if Family.IPV6 in inside:
             values[f"net/ipv6/conf/{overlay.link}/accept_ra"] = 0
     return values
+
+
+def _unasked(link: str, *, direct: bool) -> dict[str, int]:
+    """That the kernel asks as little as can be about sources of IPv4: with accept_local it does not even look, where
+    there are rules, for the way back. Where answers of nodes come by the overlay and requests go beside it, a host with
+    `all/rp_filter=1` must be loose here.
+    """
+    conf = f"net/ipv4/conf/{link}"
+    return {f"{conf}/rp_filter": _LOOSE if direct else 0, f"{conf}/accept_local": 0 if direct else 1}
 
 
 def of_families(networks: Iterable[IPNetwork]) -> dict[Family, tuple[IPNetwork, ...]]:
