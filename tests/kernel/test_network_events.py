@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from network_node import VXLAN_SIX, NetworkNode, direct, overlay
 from test_network_mechanism import ANNOUNCED, DISTURBANCES
+from uplinked_node import VXLAN_SIX, NetworkNode, direct, overlay
 
 from netplane.kernel import command, link_orders, routes
 from netplane.kernel.link_orders import End

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from network_node import UPLINK, UPLINK_SIX, VXLAN, VXLAN_SIX, NetworkNode, direct, inner, mac, node, overlay, pods
+from uplinked_node import UPLINK, UPLINK_SIX, VXLAN, VXLAN_SIX, NetworkNode, direct, inner, mac, node, overlay, pods
 
 from netplane.errors import KernelError, OwnershipError
 from netplane.kernel import sysctls

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from network_node import NetworkNode, direct, node, pods
+from uplinked_node import NetworkNode, direct, node, pods
 
 from netplane.kernel import command
 from netplane.kernel.links import Links

@@ -9,7 +9,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 import pytest
-from network_node import NetworkNode, overlay
+from uplinked_node import NetworkNode, overlay
 
 from netplane.errors import KernelError
 from netplane.kernel import command, underlay

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from network_node import NetworkNode, direct, inner, node, overlay, pods
+from uplinked_node import NetworkNode, direct, inner, node, overlay, pods
 
 from netplane.kernel.link_events import DELETE_ROUTE, NEW_ROUTE, ROUTES, LinkEvents
 from netplane.kernel.netns import Namespace

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from network_node import NetworkNode, inner, node, overlay
+from uplinked_node import NetworkNode, inner, node, overlay
 
 from netplane.kernel import underlay
 from netplane.kernel.links import Links
