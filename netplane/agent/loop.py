@@ -85,7 +85,7 @@ class _Agent:
         self._unread: frozenset[Path] | None = None  # what of the source changed; None: everything may have
         self._culprit = ""
         self._polling: asyncio.TimerHandle | None = None
-        self._busy = self._reloading = self._stop = False
+        self._busy = self._reloading = self._stop = self._told_ready = False
         self._orders = Orders()
 
     async def run(self) -> None:
@@ -132,6 +132,10 @@ class _Agent:
         gc.enable()
 
     def _ready(self, first: Round) -> None:
+        """Services are served; said once."""
+        if self._told_ready or self._stop:
+            return
+        self._told_ready = True
         log.info("ready", extra=round_fields(first) | {"node": self._options.node, "backend": self._work.backend.name})
         tell_ready(self._options.ready_fd)
         self._systemd.ready()
@@ -224,8 +228,9 @@ class _Agent:
             try:
                 done = await self._loop.run_in_executor(self._thread, self._work.round, changed, reach, look, answers)
             except NetplaneError as error:
-                # Only the network: it may have to wait for others, as for this node's own Node.
-                if not self._history.started and not isinstance(error, NetworkNotMade):
+                if isinstance(error, NetworkNotMade):
+                    self._ready(error.done)  # who waits for us may be who makes this node's Node
+                elif not self._told_ready:
                     raise
                 self._failed(error)
             else:
@@ -269,9 +274,8 @@ class _Agent:
         if done.summary.changed and started:
             log.info("reconciled", extra=round_fields(done))
         self._problems.report(self._work.problems())
-        if not started:
-            self._ready(done)
-        elif failure:
+        self._ready(done)
+        if failure:
             self._say_how_it_is()
 
     def _failed(self, error: NetplaneError) -> None:

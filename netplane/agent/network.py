@@ -112,12 +112,12 @@ class PodNetwork(Closing):
 
     @property
     def plan(self) -> NetworkPlan | None:
-        """The plan of the last successful round."""
+        """The plan of the last round that had one, whatever became of it."""
         return self._compiled.plan if self._compiled else None
 
     @property
     def program(self) -> Program:
-        """The program of the last successful round, the empty one before."""
+        """The program of the last round that had one, the empty one before."""
         return self._compiled.program if self._compiled else _NOTHING
 
     def allocated(self, snapshot: Snapshot) -> Snapshot:
@@ -140,10 +140,9 @@ class PodNetwork(Closing):
         if look is not Look.KERNEL and basis.says_no_more_than(self._applied):
             return Summary(0, 0)
         self._applied = None
-        compiled = compile_network(self._planned(basis, self.settings), self._compiled)
+        self._compiled = compile_network(self._planned(basis, self.settings), self._compiled)
         sweep = sweep and seen.answers.sure
-        summary = self._host.apply(compiled.program, reread=look is Look.KERNEL, sweep=sweep)
-        self._compiled = compiled
+        summary = self._host.apply(self.program, reread=look is Look.KERNEL, sweep=sweep)
         self._applied = basis if sweep else None
         return summary
 

@@ -58,11 +58,11 @@ class NotSwitched(NetplaneError):
 
 
 class NetworkNotMade(NetplaneError):
-    """The Services are served, but the Pod network is not as it should be."""
+    """The Services are served, as `done` says, but the Pod network is not as it should be."""
 
-    def __init__(self, cause: NetplaneError) -> None:
+    def __init__(self, cause: NetplaneError, done: Round) -> None:
         super().__init__(f"Pod network: {cause}")
-        self.exit_code = cause.exit_code
+        self.exit_code, self.done = cause.exit_code, done
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,8 @@ class Work:
         try:
             network = self.pod_network.reconcile(seen, Look.KERNEL if whole else look, sweep=self.loaded.complete)
         except NetplaneError as error:
-            raise failed or NetworkNotMade(error) from error
+            if failed is None:
+                raise NetworkNotMade(error, done) from error
         if failed is not None:
             raise failed
         return replace(done, summary=done.summary + network)

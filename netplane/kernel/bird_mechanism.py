@@ -10,7 +10,7 @@ from netplane.kernel.bird import MECHANISM, BirdControl, Session, Unreachable, s
 from netplane.kernel.bird_files import BirdFiles, Configuration
 from netplane.kernel.bird_process import BirdProcess
 from netplane.kernel.links import Links
-from netplane.kernel.mechanism import Drift, Pending
+from netplane.kernel.mechanism import Drift, Pending, Sweeping
 from netplane.model.address import IPNetwork
 from netplane.programs.bird import changed_lines
 from netplane.programs.network import NetworkProgram
@@ -75,6 +75,7 @@ class BirdMechanism:
             sweep=lambda: self._sweep(want.network, found),
             lines=lambda: [*made, *swept],
             drift=Drift.of(1, [_START]) if ended else Drift(),
+            sweeping=Sweeping.IF_ALL_MADE,
         )
 
     def disturbed(self) -> bool:

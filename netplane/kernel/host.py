@@ -18,7 +18,7 @@ from netplane.errors import NetplaneError
 from netplane.kernel.bird_mechanism import BirdMechanism
 from netplane.kernel.iptables_mechanism import IptablesMechanism
 from netplane.kernel.iptables_variants import AUTO
-from netplane.kernel.mechanism import Drift, Mechanism, Pending
+from netplane.kernel.mechanism import Drift, Mechanism, Pending, Sweeping
 from netplane.kernel.network_mechanism import NetworkMechanism
 from netplane.kernel.nftables_mechanism import NftablesMechanism, of_network
 from netplane.kernel.transactions import OwnTransactions
@@ -63,7 +63,7 @@ Making = Callable[[HostOptions, OwnTransactions], Mechanism]
 
 @dataclass(frozen=True, slots=True)
 class Mechanisms:
-    """In order. `independent`: one that fails does not keep those after it from being made, only from being swept."""
+    """In order. `independent`: one that fails does not keep the others from their work, but see `Sweeping`."""
 
     making: tuple[Making, ...]
     independent: bool
@@ -119,44 +119,51 @@ class Host(Closing):
         Raises KernelError, OwnershipError or RequirementError, the first there was; the next apply then reads the
         kernel first. Applying again after any failure converges.
         """
+        failed: list[NetplaneError] = []
         try:
-            pending = self._made(want, reread=reread, sweep=sweep)
-            for each in reversed(pending if sweep else []):
-                each.sweep()
+            made = self._made(want, failed, reread=reread, sweep=sweep)
+            swept = [each for each, whole in made if sweep and _may_sweep(each, whole=whole, failed=bool(failed))]
+            for each in reversed(swept):
+                with self._trying(failed):
+                    each.sweep()
+            if failed:
+                raise failed[0]
         except BaseException:
             self._forget()
             raise
         if not sweep:
             self._forget()  # what stays beyond `want` is only known to the kernel
         return Summary(
-            made=sum(each.made for each in pending),
-            swept=sum(each.swept for each in pending if sweep),
-            drift={each.mechanism: each.drift for each in pending if each.drift},
+            made=sum(each.made for each, _ in made),
+            swept=sum(each.swept for each in swept),
+            drift={each.mechanism: each.drift for each, _ in made if each.drift},
         )
 
-    def _made(self, want: Program, *, reread: bool, sweep: bool) -> list[Pending]:
-        """Read all, then make all that can be made."""
-        failed: list[NetplaneError] = []
-
-        @contextmanager
-        def trying() -> Iterator[None]:
-            try:
-                yield
-            except NetplaneError as error:
-                if not self._independent:
-                    raise
-                failed.append(error)
-
+    def _made(
+        self, want: Program, failed: list[NetplaneError], *, reread: bool, sweep: bool
+    ) -> list[tuple[Pending, bool]]:
+        """Read all, then make all that can be made. Each that could be read, and whether it was made whole."""
         pending: list[Pending] = []
         for mechanism in self._mechanisms:
-            with trying():
+            with self._trying(failed):
                 pending.append(mechanism.pending(want, reread=reread, sweep=sweep))
+        made: list[tuple[Pending, bool]] = []
         for each in pending:
-            with trying():
+            before = len(failed)
+            with self._trying(failed):
                 each.make()
-        if failed:
-            raise failed[0]
-        return pending
+            made.append((each, len(failed) == before))
+        return made
+
+    @contextmanager
+    def _trying(self, failed: list[NetplaneError]) -> Iterator[None]:
+        """Where mechanisms do not wait for one another, what fails is kept for later."""
+        try:
+            yield
+        except NetplaneError as error:
+            if not self._independent:
+                raise
+            failed.append(error)
 
     def disturbed(self) -> bool:
         """Whether somebody else may have changed what kernel/events.py does not hear of. Cheap; a full apply tells."""
@@ -179,3 +186,13 @@ class Host(Closing):
     def _forget(self) -> None:
         for mechanism in self._mechanisms:
             mechanism.forget()
+
+
+def _may_sweep(pending: Pending, *, whole: bool, failed: bool) -> bool:
+    match pending.sweeping:
+        case Sweeping.IF_MADE:
+            return whole
+        case Sweeping.ALWAYS:
+            return True
+        case Sweeping.IF_ALL_MADE:
+            return not failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from typing import Protocol
 
@@ -30,6 +31,14 @@ class Drift:
         return cls(count, tuple(islice(lines, DRIFT_NAMED)))
 
 
+class Sweeping(Enum):
+    """When the second half of what is pending may follow, where mechanisms do not wait for one another."""
+
+    IF_MADE = "if the first half was done"
+    ALWAYS = "also if some of the first half was refused: all else was made"
+    IF_ALL_MADE = "if no mechanism failed: what goes may be all there is"
+
+
 @dataclass(frozen=True, slots=True)
 class Pending:
     """What one mechanism would do now: how much, how to do it, and how to say it."""
@@ -42,6 +51,7 @@ class Pending:
     lines: Callable[[], list[str]]
     """For people: `+ add chain ...`, `- 10.96.0.10 . tcp . 80`, in the order they would be carried out."""
     drift: Drift = field(default_factory=Drift)
+    sweeping: Sweeping = Sweeping.IF_MADE
 
 
 class Mechanism(Protocol):

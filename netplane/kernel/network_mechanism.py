@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from netplane.kernel.announce import announce
-from netplane.kernel.mechanism import Drift, Pending
+from netplane.kernel.mechanism import Drift, Pending, Sweeping
 from netplane.kernel.network_driver import Announce, NetworkDriver
 from netplane.programs.network import NetworkProgram
 from netplane.programs.network_changes import FoundNetwork, NetworkChanges, changes_between, changes_from_found
@@ -51,6 +51,7 @@ class NetworkMechanism:
             sweep=work.sweep,
             lines=lambda: [*changes_lines(changes)],
             drift=drift,
+            sweeping=Sweeping.ALWAYS,
         )
 
     def disturbed(self) -> bool:
@@ -76,6 +77,7 @@ class _Work:
     def __init__(self, driver: NetworkDriver, want: NetworkProgram, changes: NetworkChanges, *, sweep: bool) -> None:
         self._driver, self._want, self._sweep = driver, want, sweep
         self._changes = changes
+        self._whole = False
 
     def make(self) -> None:
         """See `Pending.make`.
@@ -89,10 +91,11 @@ class _Work:
         if changes.misfits or changes.leftovers or self._driver.moved(links):
             self._changes = changes_from_found(self._driver.read(self._want), self._want)
         self._driver.make(self._changes, failures)
+        self._whole = True
 
     def sweep(self) -> None:
-        """See `Pending.sweep`."""
-        self._driver.sweep(self._changes)
+        """See `Pending.sweep`. Links stay where not all was made: what was refused may still be on one of them."""
+        self._driver.sweep(self._changes if self._whole else replace(self._changes, no_links=()))
 
 
 def _may_be_others(changes: NetworkChanges) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from network_site import CLUSTER, Site, Stream, Talk, node_yaml
 
+from netplane.kernel import sysctls
 from netplane.plan.network_plan import PUBLIC_KEY_ANNOTATION
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin"
@@ -251,12 +252,25 @@ def test_a_node_that_cannot_be_reached_does_not_keep_the_others_from_it(three):
 def test_without_its_own_node_the_services_are_served_and_the_network_follows_when_it_comes(site):
     site.remove("n1")
     agent = site.begin("vxlan", 1, "--local", "interface-prefix=pod")
+    agent.next("ready")  # kubelet may wait for that, and it is kubelet who makes the Node
     agent.next("cannot reconcile; the last good state stays and is tried again")
     assert "table ip netplane" in site.run(1, "nft", "list", "tables")
     site.write("n1", node_yaml(1))
-    agent.next("ready")
+    agent.next("recovered")
     site.start("vxlan", 2)
     site.wait_reaches(1, 2)
+
+
+def test_what_the_kernel_always_refuses_keeps_nobody_waiting_and_nothing_that_is_gone(three):
+    off = {"net/ipv6/conf/all/disable_ipv6": 1, "net/ipv6/conf/default/disable_ipv6": 1}
+    three.nodes[1].run(lambda: sysctls.write(off))
+    three.start("vxlan")
+    three.wait_reaches(1, 3)
+    three.remove("n3")
+    three.wait(lambda: not three.reaches(3, 1), "nothing from a node that is gone")
+    assert not [route for route in three.routes(1) if "10.244.3" in route]
+    assert "192.0.2.13" not in three.run(1, "nft", "list", "set", "ip", "netplane-network", "vxlan-peers")
+    assert three.reaches(1, 2)
 
 
 def test_five_hundred_nodes_that_join_at_once_are_reached(site):

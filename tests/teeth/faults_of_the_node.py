@@ -10,15 +10,13 @@ NODE = {
         _HOST,
         """\
         for each in pending:
-            with trying():
-                each.make()
+            before = len(failed)
 """,
         """\
         for each in reversed(pending if sweep else []):
             each.sweep()
         for each in pending:
-            with trying():
-                each.make()
+            before = len(failed)
 """,
         CHURN,
     ),
