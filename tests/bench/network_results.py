@@ -9,7 +9,13 @@ HAND_MADE = "a hand-made VXLAN"
 PLAIN_MASQUERADE, HAND_MADE_MASQUERADE = f"{PLAIN}, and masquerading", f"{HAND_MADE}, and masquerading"
 """The same with the rules of whoever masquerades what leaves the cluster: then connections are tracked, too."""
 HOST_GW, VXLAN, WIREGUARD, BGP = "netplane host-gw", "netplane vxlan", "netplane wireguard", "netplane bgp"
-SIDES = (PLAIN, PLAIN_AGAIN, PLAIN_MASQUERADE, HOST_GW, BGP, HAND_MADE, HAND_MADE_MASQUERADE, VXLAN, WIREGUARD)
+HOST_GW_BARE = f"{HOST_GW}, masquerade: false"
+VXLAN_DIRECT = f"{VXLAN}, pods-to-nodes: direct"
+VXLAN_BARE = f"{VXLAN_DIRECT}, masquerade: false"
+SIDES = (
+    *(PLAIN, PLAIN_AGAIN, HOST_GW_BARE, PLAIN_MASQUERADE, HOST_GW, BGP),
+    *(HAND_MADE, VXLAN_BARE, HAND_MADE_MASQUERADE, VXLAN_DIRECT, VXLAN, WIREGUARD),
+)
 """In this order in the tables."""
 
 

@@ -17,6 +17,7 @@ from netplane.plan.network_settings import (
     LoadBalancers,
     Mode,
     NetworkSettings,
+    PodsToNodes,
     Vxlan,
     Wireguard,
 )
@@ -32,6 +33,7 @@ masquerade: false
 no-masquerade: 198.51.100.0/24, 203.0.113.0/24
 mtu: 1400
 clamp-mss: false
+pods-to-nodes: direct
 vxlan: {id: 7, port: 8472, checksum: true}
 wireguard: {port: 51821, keepalive: 25, plaintext: true}
 bgp:
@@ -67,6 +69,7 @@ def test_every_key_of_a_file_is_a_field(tmp_path):
         no_masquerade=(ip_network("198.51.100.0/24"), ip_network("203.0.113.0/24")),
         mtu=1400,
         clamp_mss=False,
+        pods_to_nodes=PodsToNodes.DIRECT,
         vxlan=Vxlan(7, 8472, checksum=True),
         wireguard=Wireguard(51821, 25, plaintext=True),
         bgp=Bgp(
@@ -188,6 +191,8 @@ def looped():
         ({"bgp": {"reflectors": {"r r": "a"}}}, "bgp.reflectors['r r']: 'a' is not a label"),
         ({"bgp": {"reflectors": {1: "a"}}}, "bgp.reflectors: '{1: 'a'}' is no mapping"),
         ({"bgp": {"mesh": False, "reflectors": {"rr": "a"}}}, "bgp.reflectors: is of no use with `mesh: false`"),
+        ({"pods-to-nodes": "no"}, "pods-to-nodes: 'no' is not known; write one of overlay, direct"),
+        ({"mode": "wireguard", "pods-to-nodes": "direct"}, "pods-to-nodes: direct would be in plain text"),
         ({"mode": "bgp", "bgp": {"mesh": False}}, "bgp.peers: is missing, and with `mesh: false` nobody tells nodes"),
         ({"bgp": {"peers": "198.18.0.1"}}, "bgp.peers[0]: '198.18.0.1' is no mapping; write one with address, as"),
         ({"bgp": {"peers": [{"as": 64513}]}}, "bgp.peers[0].address: is missing; write it"),
@@ -308,6 +313,7 @@ TOP = [
     "no-masquerade",
     "mtu",
     "clamp-mss",
+    "pods-to-nodes",
     "vxlan",
     "wireguard",
     "bgp",
