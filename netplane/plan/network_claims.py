@@ -77,13 +77,22 @@ class Claim:
 
     def said(self) -> tuple[object, ...]:
         """All that other Nodes can be at odds with."""
-        return self.line, self.mac, self.key
+        return self.line, self.mac, self.key, self.node.pod_ranges  # a Problem names the place of a range
 
 
-def claim_of(name: str, node: Node, rules: Rules) -> Claim:
-    """What the Node says, without what is wrong by itself; each part that is left out has its Problem."""
+def claim_of(name: str, node: Node, rules: Rules, *, own: bool) -> Claim:
+    """What the Node says, without what is wrong by itself; each part that is left out has its Problem.
+
+    Of another's addresses the first of each family counts: who may write the status of a Node could have our Pods'
+    packets to any address that he adds.
+    """
     problems: list[Problem] = []
     addresses = tuple(_usable(name, node, rules, problems))
+    if not own:
+        first: dict[int, IPAddress] = {}
+        for address in addresses:
+            first.setdefault(address.version, address)
+        addresses = tuple(first.values())
     line: list[Mark] = [(*span_of(address), name, False, address) for address in addresses]
     ranges: list[IPNetwork] = []
     for place, network in enumerate(node.pod_ranges):

@@ -60,7 +60,7 @@ def survey(nodes: Mapping[str, Node], own: str, key: str, rules: Rules, before: 
     changed, gone = changes(before.nodes, nodes)
     if not changed and not gone:
         return before
-    fresh = {name: claim_of(name, nodes[name], rules) for name in changed}
+    fresh = {name: claim_of(name, nodes[name], rules, own=name == own) for name in changed}
     claims = {**before.claims, **fresh}
     for name in gone:
         del claims[name]

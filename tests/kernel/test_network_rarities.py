@@ -12,7 +12,7 @@ import pytest
 from uplinked_node import NetworkNode, overlay
 
 from netplane.errors import KernelError
-from netplane.kernel import command, underlay
+from netplane.kernel import command, sysctls, underlay
 from netplane.kernel.links import Links
 from netplane.kernel.netns import Namespace
 from netplane.kernel.underlay import UnderlayPath
@@ -58,7 +58,7 @@ def test_an_mtu_that_a_router_told_is_not_the_way_s(here):
             ip("address", "add", address, "dev", name)
             ip("link", "set", name, "up")
         ip("link", "set", "end", "up")
-        router.run(lambda: command.run("sysctl", "-qw", "net.ipv4.ip_forward=1", mechanism="test", doing="forward"))
+        router.run(lambda: sysctls.write({"net/ipv4/ip_forward": 1}))
         here.ip("route", "add", "203.0.113.0/24", "via", "198.18.0.9")
         with here.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sending:
             sending.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO

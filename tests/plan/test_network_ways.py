@@ -368,3 +368,11 @@ def test_names_alone_say_macs_and_inner_addresses():
     assert all(len(mac) == 6 and mac[0] & 3 == 2 for mac in macs)
     ranges = networks("fd00:1::/64", "10.1.0.0/24", "10.2.0.0/24")
     assert inner_addresses(ranges) == addresses("10.1.0.0", "fd00:1::")
+
+
+def test_of_another_node_the_first_address_of_each_family_counts_and_of_this_one_all():
+    more = addresses("192.0.2.2", "8.8.8.8", "2001:db8::2", "2001:db8::bad")
+    made = plan(Mode.VXLAN, keyed("n2", addresses=more))
+    assert made.peers["n2"].addresses == N2
+    own = keyed("n1", addresses=addresses("192.0.2.1", "192.0.2.99"))
+    assert plan(Mode.VXLAN, own).addresses == addresses("192.0.2.1", "192.0.2.99")
