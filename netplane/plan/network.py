@@ -15,7 +15,7 @@ from netplane.plan.network_bgp import Around, Speaker, node_sessions, plan_bgp, 
 from netplane.plan.network_claims import KEY_FIELD, Rules
 from netplane.plan.network_memory import Entry, NetworkMemory
 from netplane.plan.network_names import inner_addresses, vtep_mac
-from netplane.plan.network_peers import SMALLEST_PACKET, Here, Other, reach
+from netplane.plan.network_peers import SMALLEST_PACKET, Here, Other, address_of, reach
 from netplane.plan.network_plan import VXLAN_LINKS, BgpPlan, HostFacts, NetworkPlan, Overlay, Path, Way
 from netplane.plan.network_settings import Mode, NetworkSettings
 from netplane.plan.network_spans import inside, overlapping, span_of
@@ -228,12 +228,21 @@ def _overlay(memory: NetworkMemory, link: str, mtu: int, here: frozenset[IPAddre
     inner = tuple(each for each in inner_addresses(own.ranges) if mtu >= SMALLEST_PACKET[family_of(each)])
     family = next((family for family, name in VXLAN_LINKS.items() if name == link), 0)
     outer = next((each for each in own.addresses if each.version == family), own.addresses[0])
-    # Only where we have an end of its family do others lead to our address by the overlay: backends/network/routes.py.
-    ends = set(map(family_of, inner))
-    sources = tuple(each for each in own.addresses if each in here and family_of(each) in ends)
+    sources = tuple(each for each in _as_known(memory, inner) if each in here)
     if family:
         return Overlay(link, outer, inner, mtu, mac=vtep_mac(own.name), sources=sources)
     return Overlay(link, outer, inner, mtu, key=memory.survey.key, sources=sources)
+
+
+def _as_known(memory: NetworkMemory, inner: Iterable[IPAddress]) -> Iterator[IPAddress]:
+    """The addresses of this node that all others lead to by the overlay: the first that its Node says of each family,
+    if no other Node keeps it, and if there is an end of that family (backends/network/routes.py).
+    """
+    own, claimed = memory.speaker, memory.survey.claims[memory.speaker.name].addresses
+    for family in sorted(set(map(family_of, inner))):
+        first = address_of(claimed, family)
+        if first is not None and first in own.addresses:
+            yield first
 
 
 def _pod_mtu(memory: NetworkMemory) -> int:

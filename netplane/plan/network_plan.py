@@ -100,8 +100,8 @@ class PeerPlan:
 class Overlay:
     """This node's end of an overlay. `mtu`: of the link, the largest any peer takes; routes say less where needed.
 
-    `sources`: what the node's own packets may have as source in it besides `inner`, and what they have, the first of
-    each family, if nobody chose: its addresses as others know them. `mac` for VXLAN; `key`, this node's public one,
+    `sources`: what the node's own packets have as source in it where nobody chose, and may have besides `inner`: the
+    address of each family that others know it by, if the host has it. `mac` for VXLAN; `key`, this node's public one,
     for WireGuard.
     """
 

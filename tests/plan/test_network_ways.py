@@ -57,6 +57,14 @@ def test_the_node_itself_speaks_as_others_know_it_where_its_host_has_the_address
 
 
 @pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.WIREGUARD])
+@pytest.mark.parametrize(("has", "sources"), [(("192.0.2.1", "192.0.2.77"), ("192.0.2.1",)), (("192.0.2.77",), ())])
+def test_of_several_addresses_of_a_family_others_know_the_first(mode, has, sources):
+    facts = replace(host(cluster()), addresses=frozenset(addresses(*has)))
+    made = plan(mode, keyed("n1", addresses=addresses("192.0.2.1", "192.0.2.77", "2001:db8::1")), facts=facts)
+    assert made.overlays[0].sources == addresses(*sources)
+
+
+@pytest.mark.parametrize("mode", [Mode.VXLAN, Mode.WIREGUARD])
 def test_in_a_family_without_an_end_on_the_overlay_the_node_has_nothing_to_speak_as(mode):
     facts = replace(host(cluster()), addresses=frozenset(addresses("192.0.2.1", "2001:db8::1")))
     made = plan(mode, keyed("n1", pod_ranges=networks("10.244.1.0/24")), facts=facts)
