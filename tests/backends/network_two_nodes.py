@@ -65,8 +65,14 @@ class Site:
     stack: ExitStack
 
     def apply(self, number: int, made: NetworkPlan) -> None:
-        """Make the plan of a node true, whole."""
+        """Make the plan of a node true, whole.
+
+        The kernel makes an IPv6 address its own a little later (addrconf_dad_work); nothing is masqueraded before.
+        """
         self._put(number, compile_network(made).program)
+        for inner in (each for overlay in made.overlays for each in overlay.inner if each.version == 6):
+            words = ("ip", "-6", "route", "show", "table", "local", str(inner))
+            until(lambda words=words: bool(self.run(f"n{number}", *words)))
 
     def unguarded(self, number: int) -> None:
         """Leave a node without the rules of its network."""

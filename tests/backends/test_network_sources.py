@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
-from network_plans import CLUSTER, ranges
+from network_plans import CLUSTER, cluster, ranges
 from network_two_nodes import LAST, OUTSIDE, PORT, UPLINK, Site, heard, node_address, plans, pod, site
 
+from netplane.backends.network.compile import compile_network
 from netplane.lab import packets
 from netplane.lab.capture import tap
 from netplane.lab.packets import Flow
@@ -92,6 +93,15 @@ def test_beside_the_overlay_there_is_no_policy_rule_and_a_request_is_as_it_is(di
         packets.wait_for(seen, answered)
     assert {str(each.destination) for each in frames if str(each.source) == pod(1, family)} == {node_address(2, family)}
     assert pod(1, family) not in {str(each.destination) for each in frames}
+
+
+def test_the_kernel_asks_as_little_of_sources_as_it_may():
+    """Whether an answer of a node may come by another link than that to the node."""
+    asked = [
+        {name.rpartition("/")[2]: value for name, value in made.items() if "/ipv4/conf/np-vxlan4" in name}
+        for made in (compile_network(cluster(settings)).program.network.sysctls for settings in (Mode.VXLAN, DIRECT))
+    ]
+    assert asked == [{"rp_filter": 0, "accept_local": 1}, {"rp_filter": 2, "accept_local": 0}]
 
 
 @pytest.mark.lab

@@ -21,20 +21,56 @@ def _one(path: str, *tests: str) -> tuple[str, ...]:
 
 
 _RULES = {
-    "network: our own Pods are behind the overlay": Fault(
-        f"{_BACKEND}.elements",
-        "holes = [span_of(each) for each in plan.ranges]",
-        "holes = []",
-        _backend("rules"),
-    ),
-    "network: the last address of our own Pods is behind the overlay": Fault(
-        f"{_BACKEND}.elements",
-        "first = high + 1",
-        "first = high",
-        _backend("rules"),
+    "network: our own Pods are in plain text": Fault(
+        f"{_BACKEND}.rules",
+        "yield from (f\"{within('daddr', each)} accept\" for each in self.shape.own)",
+        "yield from ()",
+        _backend("golden"),
     ),
     "network: a range with a node in it is confined whole": Fault(
-        f"{_BACKEND}.elements", "if not _holds(span, nodes)]", "if span]", _backend("rules")
+        f"{_BACKEND}.judged", "if not _holds(each, nodes)]", "if each]", _backend("rules")
+    ),
+    "network: the other ranges of a cluster with a node in one are all there are": Fault(
+        f"{_BACKEND}.judged", "bool(ranges) and len(found) == len(ranges)", "bool(ranges)", _backend("rules")
+    ),
+    "network: whoever is not reached may be anybody": Fault(
+        f"{_BACKEND}.rules",
+        "yield from (self._in(field, REFUSED, each) for each in shape.refused)",
+        "yield from ()",
+        _backend("rules"),
+    ),
+    "network: a Pod speaks as a Pod of another node": Fault(
+        f"{_BACKEND}.rules",
+        'yield from (f"{each} goto astray" for each in self._of_others("saddr"))',
+        "yield from ()",
+        _backend("sources"),
+    ),
+    "network: a Pod speaks as a Pod of another subnet": Fault(
+        f"{_BACKEND}.rules",
+        """yield from (f"{not_up} {self._in('saddr', PODS, each)} drop".lstrip() for each in shape.pods)""",
+        "yield from ()",
+        _backend("sources"),
+    ),
+    "network: beside the overlay Pods are taken for those of other nodes by any link": Fault(
+        f"{_BACKEND}.rules",
+        'yield f"iifname {several(shape.uplinks)} {IP[self.family]} daddr {several(shape.addresses)} accept"',
+        'yield f"{IP[self.family]} daddr {several(shape.addresses)} accept"',
+        _backend("sources"),
+    ),
+    "network: beside the overlay the wire speaks as Pods to Pods": Fault(
+        f"{_BACKEND}.rules",
+        'yield f"iifname {several(shape.uplinks)} {IP[self.family]} daddr {several(shape.addresses)} accept"',
+        'yield f"iifname {several(shape.uplinks)} accept"',
+        _backend("sources"),
+    ),
+    "network: beside the overlay answers must come back by the same link": Fault(
+        f"{_BACKEND}.routes", "_LOOSE if direct else 0", "0", _backend("sources")
+    ),
+    "network: a prefix is compared as one that is a word longer": Fault(
+        f"{_BACKEND}.words",
+        "if kept := mask >> shift & _ALL:",
+        "if (kept := mask >> shift & _ALL) or shift == 32:",
+        _backend("words"),
     ),
     "network: the last address of a range keeps its source nowhere": Fault(
         f"{_BACKEND}.elements",
@@ -44,8 +80,8 @@ _RULES = {
     ),
     "network: nobody may send VXLAN": Fault(
         f"{_BACKEND}.elements",
-        "return Part({(family_of(outer), VXLAN_PEERS): {outer.packed: None}})",
-        "return _NOTHING",
+        "found[family_of(outer), VXLAN_PEERS] = {outer.packed: None}",
+        "pass",
         _DETAILS,
     ),
     "network: only the first load-balancer address is nobody's": Fault(
@@ -56,31 +92,31 @@ _RULES = {
     ),
     "network: VXLAN sent to everybody is taken": Fault(
         f"{_BACKEND}.rules",
-        "{shape.vxlan.id} fib daddr type != unicast drop",
-        "{shape.vxlan.id} fib daddr type local drop",
+        "{vxlan.id} fib daddr type != unicast drop",
+        "{vxlan.id} fib daddr type local drop",
         _backend("rules"),
     ),
     "network: a forged source comes out of the overlay": Fault(
         f"{_BACKEND}.rules",
-        'yield f"iifname {shape.overlay} goto must-lead-back"',
-        'yield f"iifname {shape.overlay} accept"',
+        'yield f"{shape.overlay} goto from-overlay"',
+        'yield f"{shape.overlay} accept"',
         _backend("rules"),
     ),
     "network: the wire speaks as our Pods": Fault(
         f"{_BACKEND}.rules",
-        'yield f"{ip} saddr {_listed(shape.own)} goto must-lead-back"',
+        "yield from (f\"{within('saddr', each)} {uplink} drop\" for each in shape.own)",
         "yield from ()",
         _backend("rules"),
     ),
     "network: segments are cut on the way out only": Fault(
         f"{_BACKEND}.rules",
-        'for end in ("oifname", "iifname"):',
-        'for end in ("oifname",):',
+        'yield f"{self.shape.overlay} {fits}"',
+        "yield from ()",
         _DETAILS,
     ),
     "network: plain text leaves where routes lead it": Fault(
         f"{_BACKEND}.rules",
-        "encrypted=bool(own) and settings.mode is Mode.WIREGUARD",
+        "encrypted=settings.mode is Mode.WIREGUARD",
         "encrypted=False",
         _backend("rules"),
     ),
@@ -127,7 +163,7 @@ _ROUTES = {
     ),
     "network: other settings leave peers as they were": Fault(
         f"{_BACKEND}.compile",
-        "or frame_of(before.plan) != frame",
+        "or (frame_of(before.plan), judged_of(before.plan)) != (frame, asked)",
         "",
         _DETAILS,
     ),
@@ -504,7 +540,7 @@ _WATCHED = {
     ),
     "network: VXLAN in pieces passes": Fault(
         f"{_BACKEND}.rules",
-        'yield f"{port} {_PIECE[ip]} fib daddr type != unicast drop"',
+        'yield f"{_PIECE[self.family]} fib daddr type != unicast drop"',
         "yield from ()",
         _DETAILS,
     ),
