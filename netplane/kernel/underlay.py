@@ -51,13 +51,6 @@ class _Route(NamedTuple):
     """The MTU is one that somebody told by ICMP, and will be forgotten."""
 
 
-def read(
-    kernel: Links, addresses: Iterable[IPAddress]
-) -> tuple[dict[IPAddress, UnderlayPath], dict[str, tuple[IPNetwork, ...]]]:
-    """`paths` and `networks` of `look`."""
-    return look(kernel, addresses)[:2]
-
-
 def look(kernel: Links, addresses: Iterable[IPAddress]) -> Underlay:
     """The path to each of `addresses` that the kernel reaches over a link that is up and not ours, and the networks
     that are directly on each such link, sorted; lo and link-local ones are left out. And the addresses of this host

@@ -76,10 +76,10 @@ class NetworkHere(Closing):
         self._made.close()
 
     def _planned(self, nodes: Mapping[str, Node], settings: NetworkSettings) -> NetworkPlan:
-        paths, networks = underlay.read(self._links, addresses_to_reach(nodes, self.node, settings))
+        found = underlay.look(self._links, addresses_to_reach(nodes, self.node, settings))
         key = self._keys.public() if settings.mode is Mode.WIREGUARD else ""
-        ways = {address: Way(path.link, path.mtu, path.on_link, path.source) for address, path in paths.items()}
-        facts = HostFacts(ways, networks, key)
+        ways = {address: Way(*path) for address, path in found.paths.items()}
+        facts = HostFacts(ways, found.networks, key, addresses=found.addresses)
         return plan_network(nodes, self.node, settings, facts, previous=self._plan)
 
     def _applied(self, nodes: Mapping[str, Node], settings: NetworkSettings) -> Summary:

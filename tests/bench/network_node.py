@@ -54,5 +54,6 @@ class NodeNetwork(Closing):
 
 def facts_of(kernel: Links, addresses: tuple[IPAddress, ...]) -> HostFacts:
     """What the kernel says about the ways to these addresses."""
-    paths, networks = underlay.read(kernel, addresses)
-    return HostFacts({to: Path(*path) for to, path in paths.items()}, networks)
+    found = underlay.look(kernel, addresses)
+    paths = {to: Path(*path) for to, path in found.paths.items()}
+    return HostFacts(paths, found.networks, addresses=found.addresses)

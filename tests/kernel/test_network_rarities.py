@@ -32,7 +32,7 @@ def path(where: NetworkNode, address: str) -> UnderlayPath | None:
 
     def work() -> UnderlayPath | None:
         with Links() as kernel:
-            return underlay.read(kernel, [wanted])[0].get(wanted)
+            return underlay.look(kernel, [wanted]).paths.get(wanted)
 
     return where.run(work)
 

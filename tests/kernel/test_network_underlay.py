@@ -32,7 +32,7 @@ def seen(
 
     def work() -> tuple[dict[IPAddress, UnderlayPath], dict[str, tuple[IPNetwork, ...]]]:
         with Links() as kernel:
-            return underlay.read(kernel, wanted)
+            return underlay.look(kernel, wanted)[:2]
 
     return where.run(work)
 
