@@ -38,8 +38,14 @@ def reverse_path(view: View) -> Iterator[Finding]:
     """Whether the reverse path filter drops what comes by another way than replies go."""
     all_ = int(sysctls.read("net/ipv4/conf/all/rp_filter"))
     strict = [each for each in view.uplinks if max(all_, each.conf(Conf.RP_FILTER)) == _STRICT]
-    if len(view.uplinks) > 1 and strict:
-        names = ", ".join(each.name for each in strict)
+    names = ", ".join(each.name for each in strict)
+    if strict and view.settings is not None and view.settings.nodes_directly:
+        yield error(
+            f"the reverse path filter is strict on {names}, and settings say pods-to-nodes: direct",
+            "what Pods of other nodes send to this node comes by another link than the answers go: it is dropped",
+            "; ".join(f"sysctl -w net/ipv4/conf/{each.name}/rp_filter={_LOOSE}" for each in strict),
+        )
+    elif len(view.uplinks) > 1 and strict:
         yield warning(
             f"the reverse path filter is strict on {names}, and packets leave this node by {len(view.uplinks)} links",
             "what comes in by one of them and is answered by another is dropped: several next hops (BGP), nodes with"

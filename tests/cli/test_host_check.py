@@ -140,6 +140,23 @@ def test_a_strict_filter_where_there_are_two_ways(site):
     assert check(site) == []
 
 
+def test_a_strict_filter_where_pods_reach_nodes_beside_the_overlay(site):
+    settings = site.place / "direct.yaml"
+    settings.write_text("{mode: vxlan, pods-to-nodes: direct}")
+    words = [str(settings) if word == "vxlan" else word for word in site.words]
+
+    def found():
+        rows = site.run("host", "check", *words, *JSON).json
+        return [row for row in rows if row["check"] == "network: reverse path" and row["result"] != "ok"]
+
+    assert found() == []
+    do(site, "sysctl -w net/ipv4/conf/eth0/rp_filter=1")
+    (row,) = found()
+    assert (row["result"], "pods-to-nodes: direct" in row["said"]) == ("error", True)
+    mend(site, row)
+    assert found() == []
+
+
 def test_a_link_that_does_not_forward(site):
     do(site, "sysctl -w net/ipv4/conf/eth0/forwarding=0")
     (row,) = check(site)

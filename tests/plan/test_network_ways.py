@@ -12,7 +12,7 @@ from netplane.errors import InputError
 from netplane.plan.network import addresses_to_reach, plan_network
 from netplane.plan.network_names import inner_addresses, vtep_mac
 from netplane.plan.network_plan import HostFacts, Overlay, Path, PeerPlan, Tunnel, Way
-from netplane.plan.network_settings import Mode, NetworkSettings, Wireguard
+from netplane.plan.network_settings import Mode, NetworkSettings, PodsToNodes, Wireguard
 from netplane.plan.network_text import network_text
 
 N2 = addresses("192.0.2.2", "2001:db8::2")
@@ -384,3 +384,33 @@ def test_of_another_node_the_first_address_of_each_family_counts_and_of_this_one
     assert made.peers["n2"].addresses == N2
     own = keyed("n1", addresses=addresses("192.0.2.1", "192.0.2.99"))
     assert plan(Mode.VXLAN, own).addresses == addresses("192.0.2.1", "192.0.2.99")
+
+
+# --- where Pods are not ----------------------------------------------------------------------------------------------
+
+
+def test_uplinks_are_the_ways_to_nodes_and_links_with_networks_that_are_not_of_our_pods():
+    nodes = cluster()
+    on = {
+        "eth0": networks("192.0.2.0/24"),
+        "eth1": networks("198.51.100.0/24"),
+        "cni0": networks("10.244.1.0/24"),
+        "wide": networks("10.244.0.0/15"),  # a bridge of Pods whose netmask is that of the cluster
+        "veth": networks("203.0.113.7/32"),
+    }
+    assert plan(Mode.VXLAN, facts=host(nodes, networks=on)).uplinks == ("eth0", "eth1")
+    assert plan(Mode.VXLAN, facts=host(nodes, networks={})).uplinks == ("eth0",)
+    paths = {to: replace(path, link="lo") for to, path in host(nodes).paths.items()}
+    assert plan(Mode.VXLAN, facts=host(nodes, paths=paths)).uplinks == ()
+
+
+def test_a_network_that_holds_our_pods_too_is_on_an_uplink_if_nodes_are_there():
+    facts = host(cluster(), networks={"eth0": networks("10.0.0.0/8")})
+    assert plan(Mode.VXLAN, facts=facts).uplinks == ("eth0",)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_pods_reach_nodes_directly_only_beside_a_vxlan(mode):
+    made = plan(mode, pods_to_nodes=PodsToNodes.DIRECT)
+    assert made.settings.nodes_directly is (mode in (Mode.VXLAN, Mode.CROSS_SUBNET))
+    assert ("pods reach other nodes directly" in network_text(made)) is made.settings.nodes_directly
