@@ -17,7 +17,8 @@ PATH = os.environ.get("PATH", "") + ":/usr/sbin"
 
 needs_wireguard = pytest.mark.skipif(not shutil.which("wireguard-go"), reason="needs wireguard-go")
 needs_bird = pytest.mark.skipif(not shutil.which("bird", path=PATH), reason="needs bird")
-MODES = ("vxlan", "host-gw", "cross-subnet")
+DIRECT = "{mode: vxlan, pods-to-nodes: direct}"
+MODES = ("vxlan", "host-gw", "cross-subnet", DIRECT)
 
 
 @pytest.fixture
@@ -206,7 +207,9 @@ def test_a_killed_agent_takes_nothing_with_it_and_its_successor_repairs_without_
         assert talk.alive()
 
 
-@pytest.mark.parametrize("modes", [("host-gw", "vxlan"), ("vxlan", "host-gw"), ("vxlan", "cross-subnet")])
+@pytest.mark.parametrize("modes", [
+    ("host-gw", "vxlan"), ("vxlan", "host-gw"), ("vxlan", "cross-subnet"), ("vxlan", DIRECT), (DIRECT, "vxlan"),
+])  # fmt: skip
 def test_the_mode_is_changed_node_by_node_and_no_connection_breaks(site, modes):
     first, second = modes
     site.start(first)
