@@ -216,9 +216,9 @@ class _Agent:
 
     # --- rounds -----------------------------------------------------------------------------------------------------
 
-    async def _round(self) -> Round | None:
-        """One round; what it did, None if it failed. The very first one raises."""
-        done: Round | None = None
+    async def _round(self) -> None:
+        """One round. Raises if it fails before Services were ever served."""
+        served: Round | None = None
         reloading, self._reloading = self._reloading, False
         with self._deaf():
             reach = self._pace.start(self._loop.time())
@@ -226,20 +226,20 @@ class _Agent:
             self._history.begin(now(), "round")
             look, answers = self._network.take(), self._network.answers
             try:
-                done = await self._loop.run_in_executor(self._thread, self._work.round, changed, reach, look, answers)
+                served = await self._loop.run_in_executor(self._thread, self._work.round, changed, reach, look, answers)
             except NetplaneError as error:
                 if isinstance(error, NetworkNotMade):
-                    self._ready(error.done)  # who waits for us may be who makes this node's Node
+                    served = error.done  # who waits for us to be ready may be who makes this node's Node
                 elif not self._told_ready:
                     raise
                 self._failed(error)
             else:
-                self._network.hear()  # before anybody is told that we are ready
-                self._done(done, reach)
+                self._done(served, reach)
         if reloading:
             self._systemd.ready()
         await self._answer_health()
-        return done
+        if served is not None:
+            self._ready(served)
 
     @contextmanager
     def _deaf(self) -> Iterator[None]:
@@ -274,7 +274,6 @@ class _Agent:
         if done.summary.changed and started:
             log.info("reconciled", extra=round_fields(done))
         self._problems.report(self._work.problems())
-        self._ready(done)
         if failure:
             self._say_how_it_is()
 

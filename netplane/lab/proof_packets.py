@@ -278,6 +278,9 @@ def _vxlan_problems(proving: Proving, here: PodHost, there: PodHost, seen: Seen)
         yield f"from port {packet.ports[0]}"
 
 
+_ICMP = (1, 58)
+
+
 def _wireguard_problems(proving: Proving, who: str, here: PodHost, there: PodHost, seen: list[Seen]) -> Iterator[str]:
     """Between the two nodes there is UDP between WireGuard's ports, and nothing else that could be the packet."""
     ends = [proving.topology.nodes[pod.node] for pod in (here, there)]
@@ -287,9 +290,9 @@ def _wireguard_problems(proving: Proving, who: str, here: PodHost, there: PodHos
     between = [frame for frame in frames if all(end.owns(frame.source) or end.owns(frame.destination) for end in ends)]
     if not any(frame.ports == (port, port) for frame in between):
         yield f"{who}: no packet of WireGuard on the cable of {there.node}"
-    yield from (
-        f"{who}: ports {frame.ports}, protocol {frame.protocol}" for frame in between if port not in frame.ports
-    )
+    # Nodes tell one another by ICMP what they could not deliver, and then quote nothing but WireGuard.
+    odd = [frame for frame in between if port not in frame.ports and frame.protocol not in _ICMP]
+    yield from (f"{who}: ports {frame.ports}, protocol {frame.protocol}" for frame in odd)
 
 
 def _flow(pod: PodHost, to: IPAddress, family: Family) -> Flow:

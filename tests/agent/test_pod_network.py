@@ -255,8 +255,8 @@ def test_a_node_that_cannot_be_reached_does_not_keep_the_others_from_it(three):
 def test_without_its_own_node_the_services_are_served_and_the_network_follows_when_it_comes(site):
     site.remove("n1")
     agent = site.begin("vxlan", 1, "--local", "interface-prefix=pod")
-    agent.next("ready")  # kubelet may wait for that, and it is kubelet who makes the Node
     agent.next("cannot reconcile; the last good state stays and is tried again")
+    agent.next("ready")  # kubelet may wait for that, and it is kubelet who makes the Node
     assert "table ip netplane" in site.run(1, "nft", "list", "tables")
     site.write("n1", node_yaml(1))
     agent.next("recovered")

@@ -13,6 +13,7 @@ import pytest
 from node_of_agent import NODES, SECONDS, Kernel, service
 
 from netplane.agent.control import Refusal, ask
+from netplane.agent.network import Answers, Look, PodNetwork
 from netplane.agent.pace import Reach
 from netplane.agent.switch import Connections, compare, established
 from netplane.agent.work import AgentOptions, NotSwitched, Work
@@ -21,7 +22,7 @@ from netplane.backends.nftables import NFTABLES
 from netplane.backends.registry import BACKENDS
 from netplane.errors import RequirementError
 from netplane.kernel.conntrack import Connection, Status, Tuple
-from netplane.kernel.host import Host
+from netplane.kernel.host import Host, HostOptions
 from netplane.kernel.netns import Namespace
 from netplane.model.address import Family
 from netplane.model.service import ServiceId
@@ -136,9 +137,14 @@ def worker(tmp_path, request) -> Iterator[Worker]:
     (tmp_path / "nodes.yaml").write_text(NODES)
     (tmp_path / "web.yaml").write_text(service("web", 1, "10.244.1.5@n1"))
     options = AgentOptions("n1", tmp_path, NFTABLES, Settings(), require)
-    with Namespace() as namespace, Kernel(namespace) as kernel, namespace.run(Host) as host:
-        work = Work(options, host)
-        namespace.run(lambda: work.round(None, Reach.EVERYTHING))
+    with (
+        Namespace() as namespace,
+        Kernel(namespace) as kernel,
+        namespace.run(Host) as host,
+        namespace.run(lambda: PodNetwork("n1", None, HostOptions(run_directory=tmp_path / "run"))) as network,
+    ):
+        work = Work(options, host, network)
+        namespace.run(lambda: work.round(None, Reach.EVERYTHING, Look.CHANGES, Answers()))
         yield Worker(work, kernel, namespace)
 
 
@@ -152,7 +158,7 @@ class TestFailure:
         assert refused.value.exit_code == 5
         assert worker.kernel.nft("list", "ruleset") == before
         assert worker.work.backend is NFTABLES
-        done = worker.namespace.run(lambda: worker.work.round(frozenset(), Reach.KERNEL))
+        done = worker.namespace.run(lambda: worker.work.round(frozenset(), Reach.KERNEL, Look.CHANGES, Answers()))
         assert not done.summary.changed
 
     def test_if_neither_can_serve_it_says_so(self, worker):
