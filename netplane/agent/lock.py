@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from netplane.closing import Closing
 from netplane.errors import InputError, OwnershipError, RequirementError
 from netplane.kernel import probe
 from netplane.kernel.peer import peer
+from netplane.kernel.private_folder import NotOurs, opened
 
 RUN_DIRECTORY = Path("/run/netplane")
 PID_FILE, SOCKET = "agent.pid", "agent.sock"
@@ -38,13 +38,13 @@ class RunDirectory(Closing):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _naming(path):
-            self._fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_RDONLY | os.O_CLOEXEC)
-        found = os.fstat(self._fd)
-        if found.st_uid != os.geteuid():
-            self._refuse(f"belongs to user {found.st_uid}, not to us (user {os.geteuid()})")
-        if found.st_mode & 0o022:
-            self._refuse(f"others may write there (mode {stat.S_IMODE(found.st_mode):04o}); chmod 0700 it")
+        try:
+            with _naming(path):
+                self._fd = opened(path)
+        except NotOurs as error:
+            if not probe.is_root():
+                raise RequirementError(f"--run-dir {path}: {error}; run as root") from None
+            raise InputError(f"--run-dir {path}: {error}") from None
 
     @classmethod
     def made(cls, path: Path) -> Self:
@@ -123,12 +123,6 @@ class RunDirectory(Closing):
         except FileNotFoundError:
             return False
         return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
-
-    def _refuse(self, why: str) -> None:
-        self.close()
-        if not probe.is_root():
-            raise RequirementError(f"--run-dir {self.path}: {why}; run as root")
-        raise InputError(f"--run-dir {self.path}: {why}")
 
 
 class PidFile(Closing):

@@ -16,18 +16,35 @@ from netplane.errors import RequirementError
 _LIMIT = 1 << 16
 
 
+class NotOurs(Exception):
+    """A folder that others could change; says how."""
+
+
+def opened(path: Path) -> int:
+    """A descriptor of a folder that only we write to. Raises NotOurs where others could, OSError where none is."""
+    fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_RDONLY | os.O_CLOEXEC)
+    found = os.fstat(fd)
+    why = ""
+    if found.st_uid != os.geteuid():
+        why = f"belongs to user {found.st_uid}, not to us (user {os.geteuid()})"
+    elif found.st_mode & 0o022:
+        why = f"others may write there (mode {stat.S_IMODE(found.st_mode):04o}); chmod 0700 it"
+    if why:
+        os.close(fd)
+        raise NotOurs(why)
+    return fd
+
+
 class PrivateFolder(Closing):
     """An open folder. Raises RequirementError where there is none, or where others than us could change it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _naming(path):
-            self.fd = os.open(path, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_RDONLY | os.O_CLOEXEC)
-        found = os.fstat(self.fd)
-        if found.st_uid != os.geteuid():
-            self._refuse(f"belongs to user {found.st_uid}, not to us (user {os.geteuid()})")
-        if found.st_mode & 0o022:
-            self._refuse(f"others may write there (mode {stat.S_IMODE(found.st_mode):04o}); chmod 0700 it")
+        try:
+            with _naming(path):
+                self.fd = opened(path)
+        except NotOurs as error:
+            raise RequirementError(f"{path}: {error}") from None
 
     @classmethod
     def made(cls, path: Path) -> Self:
@@ -93,10 +110,6 @@ class PrivateFolder(Closing):
                 os.unlink(name, dir_fd=self.fd)
             except IsADirectoryError:
                 os.rmdir(name, dir_fd=self.fd)
-
-    def _refuse(self, why: str) -> None:
-        self.close()
-        raise RequirementError(f"{self.path}: {why}")
 
 
 @contextmanager
