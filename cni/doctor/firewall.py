@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os.path import samestat
 from pathlib import Path
-from typing import Any
 
 from cni.attachment import LINK_PREFIXES
 from cni.config import Mode
-from cni.doctor import machine
+from cni.doctor import chains, machine
 from cni.doctor.finding import Finding, error, ok, warning
 from cni.doctor.view import View
 from netplane.errors import KernelError, RequirementError
 from netplane.kernel import command, probe
 
-_OURS = "netplane"
-_LEGACY = (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names"))
 _NFT_PARTS = "a kernel with nft_nat, nft_masq, nft_fib, nft_ct and nf_conntrack; nft 1.0 or later"
 _MANAGERS = {"systemd-network": "systemd-networkd", "NetworkManager": "NetworkManager", "firewalld": "firewalld"}
 """What /proc calls a process (at most 15 characters), and what people call it."""
@@ -83,14 +79,13 @@ def managers(view: View) -> Iterator[Finding]:
 
 
 def _nftables() -> Iterator[_Stop]:
-    for chain in _nft("list", "chains"):
+    for chain in chains.nft("list", "chains"):
         if chain.get("hook") != "forward" or chain.get("type") != "filter" or chain["family"] not in _FAMILIES:
             continue
         family, table, name = chain["family"], chain["table"], chain["name"]
-        if table.startswith(_OURS):
+        if table.startswith(chains.OURS):
             continue
-        how = "policy drop" if chain.get("policy") == "drop" else _last_rule(family, table, name)
-        if how:
+        if how := chains.how_it_drops(chain):
             doing = f"look at {family} {table}"
             text = command.run("nft", "list", "table", family, table, mechanism="nftables", doing=doing)
             yield _Stop(family, table, name, how, _lines(text, "accept"))
@@ -99,31 +94,10 @@ def _nftables() -> Iterator[_Stop]:
 _FAMILIES = ("ip", "ip6", "inet")
 
 
-def _last_rule(family: str, table: str, chain: str) -> str:
-    """`drop` or `reject` if that is what the last rule does with everything, else ""."""
-    rules = [each["expr"] for each in _nft("list", "chain", family, table, chain, kind="rule")]
-    verdicts = [each for each in rules[-1] if "counter" not in each and "log" not in each] if rules else []
-    if len(verdicts) != 1:
-        return ""
-    return next((f"last rule {word}" for word in ("drop", "reject") if word in verdicts[0]), "")
-
-
-def _nft(*words: str, kind: str = "chain") -> list[dict[str, Any]]:
-    said = command.run("nft", "-j", *words, mechanism="nftables", doing=" ".join(words))
-    return [each[kind] for each in json.loads(said)["nftables"] if kind in each]
-
-
 def _legacy() -> Iterator[_Stop]:
-    for tool, names in _LEGACY:
-        listed = Path("/proc/thread-self/net", names)
-        # Looking at a table that is not there would make it.
-        if not listed.exists() or "filter" not in listed.read_text().split():
-            continue
-        words = (f"{tool}-legacy-save", "-t", "filter")
-        text = command.run(*words, mechanism="iptables", doing=" ".join(words))
-        if ":FORWARD DROP" in text:
-            family = "ip" if tool == "iptables" else "ip6"
-            yield _Stop(family, "filter", "FORWARD", "legacy, policy drop", _lines(text, "-j ACCEPT"))
+    for tool, text in chains.legacy_that_drop("FORWARD"):
+        family = "ip" if tool == "iptables" else "ip6"
+        yield _Stop(family, "filter", "FORWARD", "legacy, policy drop", _lines(text, "-j ACCEPT"))
 
 
 def _lines(text: str, word: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cni.config import Mode
 from cni.doctor.finding import Finding, error, ok, warning
@@ -14,6 +14,7 @@ from netplane.errors import RequirementError
 from netplane.kernel import sysctls
 
 _STRICT, _LOOSE = 1, 2
+_LARGEST_LINKS = 5
 _FULL = 0.9
 _IN_CLOEXEC = os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -109,6 +110,14 @@ def reverse_path(view: View) -> Iterator[Finding]:
         yield ok("the reverse path filter stops no replies")
 
 
+def links_to_limit(large: Sequence[tuple[str, int]], mtu: int) -> tuple[str, str]:
+    """The first few of these links (name and MTU) in words, and the commands that give those `mtu`."""
+    first = large[:_LARGEST_LINKS]
+    more = f" and {len(large) - len(first)} more" if len(large) > len(first) else ""
+    names = ", ".join(f"{name} ({size})" for name, size in first)
+    return names + more, "; ".join(f"ip link set {name} mtu {mtu}" for name, _ in first)
+
+
 def packet_size(view: View) -> Iterator[Finding]:
     """Whether Pods may send packets that the node's ways out cannot carry."""
     paths = view.paths
@@ -127,13 +136,11 @@ def packet_size(view: View) -> Iterator[Finding]:
             f'set "mtu": {smallest.mtu}, or remove it: then netplane finds it',
         )
     if large:
-        names = ", ".join(f"{each.name} ({each.mtu})" for each in large[:5])
-        more = f" and {len(large) - 5} more" if len(large) > 5 else ""
+        names, mend = links_to_limit([(each.name, each.mtu) for each in large], smallest.mtu)
         yield warning(
-            f"larger packets than {smallest.name} carries ({smallest.mtu}): {names}{more}",
+            f"larger packets than {smallest.name} carries ({smallest.mtu}): {names}",
             why,
-            "make these Pods anew; until then: "
-            + "; ".join(f"ip link set {each.name} mtu {smallest.mtu}" for each in large[:5]),
+            f"make these Pods anew; until then: {mend}",
         )
     if not large and wanted <= smallest.mtu:
         yield ok(f"Pods' packets fit {smallest.name} ({smallest.mtu})")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cni.doctor.finding import Finding, error, ok, warning
+from cni.doctor.kernel import links_to_limit
 from netplane.doctor.view import OWN_PREFIX, View
 from netplane.errors import RequirementError
 from netplane.kernel import sysctls
 from netplane.kernel.link_orders import Conf
 
 _STRICT, _LOOSE = 1, 2
-_LARGEST_LINKS = 5
 _SMALLEST_IPV6 = 1280
 _OVERHEADS = {"vxlan": 50, "wireguard": 60}
 
@@ -39,18 +39,19 @@ def reverse_path(view: View) -> Iterator[Finding]:
     all_ = int(sysctls.read("net/ipv4/conf/all/rp_filter"))
     strict = [each for each in view.uplinks if max(all_, each.conf(Conf.RP_FILTER)) == _STRICT]
     names = ", ".join(each.name for each in strict)
+    loosen = "; ".join(f"sysctl -w net/ipv4/conf/{each.name}/rp_filter={_LOOSE}" for each in strict)
     if strict and view.settings is not None and view.settings.nodes_directly:
         yield error(
             f"the reverse path filter is strict on {names}, and settings say pods-to-nodes: direct",
             "what Pods of other nodes send to this node comes by another link than the answers go: it is dropped",
-            "; ".join(f"sysctl -w net/ipv4/conf/{each.name}/rp_filter={_LOOSE}" for each in strict),
+            loosen,
         )
     elif len(view.uplinks) > 1 and strict:
         yield warning(
             f"the reverse path filter is strict on {names}, and packets leave this node by {len(view.uplinks)} links",
             "what comes in by one of them and is answered by another is dropped: several next hops (BGP), nodes with"
             " two addresses, load-balancer addresses asked for from another network",
-            "; ".join(f"sysctl -w net/ipv4/conf/{each.name}/rp_filter={_LOOSE}" for each in strict),
+            loosen,
         )
     else:
         yield ok("the reverse path filter drops nothing between nodes")
@@ -94,13 +95,11 @@ def packet_size(view: View) -> Iterator[Finding]:
     if not large:
         yield ok(f"Pods' packets fit the way between nodes: {limit} bytes ({whence})")
         return
-    names = ", ".join(f"{each.name} ({each.mtu})" for each in large[:_LARGEST_LINKS])
-    more = f" and {len(large) - _LARGEST_LINKS} more" if len(large) > _LARGEST_LINKS else ""
+    names, mend = links_to_limit([(each.name, each.mtu) for each in large], limit)
     yield warning(
-        f"larger packets than the way between nodes carries ({limit}, {whence}): {names}{more}",
+        f"larger packets than the way between nodes carries ({limit}, {whence}): {names}",
         "they are refused with an ICMP message each time, and lost where somebody drops that: downloads hang",
-        "make these Pods anew (netplane gives new ones the right size); until then: "
-        + "; ".join(f"ip link set {each.name} mtu {limit}" for each in large[:_LARGEST_LINKS]),
+        f"make these Pods anew (netplane gives new ones the right size); until then: {mend}",
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from cni.doctor import chains
 from cni.doctor.finding import Finding, error, ok, warning
 from netplane.doctor.view import View, network_file
 from netplane.errors import NetplaneError
@@ -15,8 +14,6 @@ from netplane.kernel import command
 from netplane.plan.network_settings import Mode
 
 _BGP_PORT = 179
-_LEGACY = (("iptables", "ip_tables_names"), ("ip6tables", "ip6_tables_names"))
-_OURS = "netplane"
 _OUR_PROGRAMS = frozenset({"wireguard-go"})
 _KERNEL_TUNNELS = frozenset({"vxlan", "wireguard", "geneve"})
 _NOBODY = "a program that cannot be seen from here"
@@ -116,41 +113,21 @@ def _holder(inode: int) -> str:
 def _nftables() -> Iterator[tuple[str, str]]:
     """Chains of nftables at the input hook that drop by policy, or by their last rule, and their tables as text."""
     try:
-        chains = _nft("list", "chains")
+        listed = chains.nft("list", "chains")
     except NetplaneError:
         return  # no nft: `backend check nftables` says so
-    for chain in chains:
+    for chain in listed:
         family, table, name = chain["family"], chain["table"], chain["name"]
-        if chain.get("hook") != "input" or family not in ("ip", "ip6", "inet") or table.startswith(_OURS):
+        if chain.get("hook") != "input" or family not in ("ip", "ip6", "inet") or table.startswith(chains.OURS):
             continue
-        how = "policy drop" if chain.get("policy") == "drop" else _last_rule(family, table, name)
-        if how:
+        if how := chains.how_it_drops(chain):
             text = command.run("nft", "list", "table", family, table, mechanism="nftables", doing=f"look at {table}")
             yield f"{family} {table} chain {name} ({how})", text
 
 
-def _last_rule(family: str, table: str, chain: str) -> str:
-    """`drop` or `reject` if that is what the last rule does with everything, else ""."""
-    rules = [each["expr"] for each in _nft("list", "chain", family, table, chain, kind="rule")]
-    verdicts = [each for each in rules[-1] if "counter" not in each and "log" not in each] if rules else []
-    if len(verdicts) != 1:
-        return ""
-    return next((f"last rule {word}" for word in ("drop", "reject") if word in verdicts[0]), "")
-
-
-def _nft(*words: str, kind: str = "chain") -> list[dict[str, Any]]:
-    said = command.run("nft", "-j", *words, mechanism="nftables", doing=" ".join(words))
-    return [each[kind] for each in json.loads(said)["nftables"] if kind in each]
-
-
 def _legacy() -> Iterator[tuple[str, str]]:
-    for tool, names in _LEGACY:
-        if "filter" not in network_file(names):  # looking at a table that is not there would make it
-            continue
-        words = (f"{tool}-legacy-save", "-t", "filter")
-        text = command.run(*words, mechanism="iptables", doing=" ".join(words))
-        if ":INPUT DROP" in text:
-            yield f"{tool}-legacy chain INPUT (policy drop)", text
+    for tool, text in chains.legacy_that_drop("INPUT"):
+        yield f"{tool}-legacy chain INPUT (policy drop)", text
 
 
 def _speaks_of(text: str, port: int) -> bool:
