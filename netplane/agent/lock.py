@@ -23,7 +23,6 @@ from netplane.kernel import probe
 from netplane.kernel.peer import peer
 from netplane.kernel.private_folder import NotOurs, opened
 
-RUN_DIRECTORY = Path("/run/netplane")
 PID_FILE, SOCKET = "agent.pid", "agent.sock"
 NAMESPACE_MARK = b"\0netplane-agent"
 _BACKLOG = 1024

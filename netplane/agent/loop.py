@@ -23,7 +23,7 @@ from netplane.agent.control import ControlServer
 from netplane.agent.health import HealthServers
 from netplane.agent.means import Means, means_of
 from netplane.agent.orders import Order, Orders, connections_value
-from netplane.agent.pace import Pace, Reach
+from netplane.agent.pace import HEAR_SECONDS, Pace, Reach
 from netplane.agent.reconcile import Round
 from netplane.agent.status import Facts, History
 from netplane.agent.systemd import Systemd
@@ -47,7 +47,6 @@ log = logging.getLogger("netplane.agent")
 
 POLL_SECONDS = 0.5
 """How often mechanisms are asked whose changes nobody tells."""
-HEAR_SECONDS = 0.02  # from the first sign of a change of nftables until it is looked at
 STUCK_SECONDS = 300.0
 """After so long at one piece of work systemd's watchdog hears nothing more."""
 

@@ -16,7 +16,7 @@ from netplane.kernel.host import NETWORK, Host, HostOptions, Summary
 from netplane.kernel.links import Links
 from netplane.kernel.mechanism import Pending
 from netplane.kernel.transactions import OwnTransactions
-from netplane.kernel.wireguard_keys import KeyStore
+from netplane.kernel.wireguard_keys import KEYS, KeyStore
 from netplane.model.address import IPAddress, IPNetwork
 from netplane.model.node import Node
 from netplane.model.snapshot import Snapshot
@@ -29,8 +29,6 @@ from netplane.plan.network_settings import Announce, LoadBalancers, Mode, Networ
 from netplane.plan.plan import Plan
 from netplane.programs.program import Program
 
-WIREGUARD_KEYS = "wireguard"
-"""The folder of the keys in the state directory."""
 _NOTHING = Program()
 _NO_FACTS = HostFacts()
 
@@ -98,7 +96,7 @@ class PodNetwork(Closing):
         self._node, self.settings = node, settings
         self._host = Host(options, NETWORK, own)
         self._links = Links()
-        self._keys = KeyStore(options.state_directory / WIREGUARD_KEYS)
+        self._keys = KeyStore(options.state_directory / KEYS)
         self._facts = HostFacts()
         self._asked: set[IPAddress] = set()
         """The addresses the kernel was asked about."""

@@ -8,12 +8,9 @@ from contextlib import contextmanager
 
 from netplane.agent.alive import AliveWatch
 from netplane.agent.network import Answers, Look, PodNetwork
-from netplane.agent.pace import REPAIR_SECONDS
+from netplane.agent.pace import HEAR_SECONDS, REPAIR_SECONDS
 from netplane.closing import Closing
 from netplane.kernel.network_events import NetworkEvents
-
-HEAR_SECONDS = 0.02
-"""From the first sign of a change until it is looked at: a change rarely comes alone."""
 
 
 class NetworkWatch(Closing):
@@ -28,8 +25,6 @@ class NetworkWatch(Closing):
         self._repaired = 0.0
         self._repair: asyncio.TimerHandle | None = None
         self._deaf = False
-        self.by = ""
-        """What contradicted the plan last, in words."""
 
     def listen(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
         """Call `changed` when a round has to look at the network again."""
@@ -53,10 +48,6 @@ class NetworkWatch(Closing):
     def answers(self) -> Answers:
         """Which nodes answer, as far as is known."""
         return Answers(self._alive.silent, sure=self._alive.sure) if self._alive is not None else Answers()
-
-    def need(self, look: Look) -> None:
-        """The next round shall look so far."""
-        self._look = max(self._look, look)
 
     def take(self) -> Look:
         """How far the round that begins now has to look."""
@@ -99,7 +90,6 @@ class NetworkWatch(Closing):
         self._loop.add_reader(events.fileno(), self._told, events)
         heard = events.read(self._network.program.network)
         if heard.contradiction:
-            self.by = heard.contradiction
             if self._repair is None:  # two who fight over a route do not eat the node
                 wait = max(self._repaired + REPAIR_SECONDS - self._loop.time(), 0.0)
                 self._repair = self._loop.call_later(wait, self._repair_now)
@@ -119,5 +109,5 @@ class NetworkWatch(Closing):
         self._ask_for(Look.KERNEL)
 
     def _ask_for(self, look: Look) -> None:
-        self.need(look)
+        self._look = max(self._look, look)
         self._changed()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+HEAR_SECONDS = 0.02
+"""From the first sign of a change in the kernel until it is looked at: a change rarely comes alone."""
 REPAIR_SECONDS = 1.0
 """Rounds that only repair what somebody else changed are at least so far apart: two who fight do not eat the node."""
 

@@ -21,10 +21,10 @@ from cni.sysctls import allowed
 from netplane.agent.lock import RunDirectory
 from netplane.closing import Closing
 from netplane.errors import one_line
+from netplane.kernel.host import STATE_DIRECTORY
 from netplane.model.node import Node
 
 CNI_SOCKET = "cni.sock"
-STATE_DIRECTORY = Path("/var/lib/netplane")
 _STORE, _SPOOL = "cni", "cni/spool"
 _STORE_SECONDS = 10.0
 """How long it waits for a plugin that works without an agent just now."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cni.known_network import NodeNetwork
-from netplane.agent.lock import RUN_DIRECTORY
 from netplane.agent.network import Answers, Look, PodNetwork, Seen
 from netplane.agent.pace import Limits, Reach
 from netplane.agent.pods import CniOptions, node_network
@@ -19,7 +18,7 @@ from netplane.agent.switch import Connections, Established, compare, established
 from netplane.backends.backend import Backend
 from netplane.errors import InputError, KernelError, NetplaneError, Problem
 from netplane.kernel import conntrack
-from netplane.kernel.host import Host, HostOptions
+from netplane.kernel.host import RUN_DIRECTORY, Host, HostOptions
 from netplane.model.node import Node
 from netplane.model.snapshot import Snapshot
 from netplane.plan.network_plan import NetworkPlan

@@ -10,11 +10,10 @@ from typing import Any
 import click
 
 from netplane.agent.control import ask
-from netplane.agent.lock import RUN_DIRECTORY
 from netplane.agent.logs import log_to_stderr
 from netplane.agent.loop import hold_reloads, run_agent
 from netplane.agent.pace import Limits
-from netplane.agent.pods import STATE_DIRECTORY, CniOptions
+from netplane.agent.pods import CniOptions
 from netplane.agent.work import AgentOptions
 from netplane.backends.registry import BACKENDS, backend_named
 from netplane.cli.agent_text import status_text, switch_text
@@ -29,7 +28,7 @@ from netplane.cli.options import (
     settings_options,
     variant_option,
 )
-from netplane.kernel.host import HostOptions
+from netplane.kernel.host import RUN_DIRECTORY, STATE_DIRECTORY, HostOptions
 from netplane.plan.network_settings import NetworkSettings
 from netplane.plan.settings import Settings
 

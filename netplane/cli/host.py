@@ -15,9 +15,9 @@ from netplane.cli.networked import networked
 from netplane.cli.options import columns, output_option, say
 from netplane.errors import RequirementError, one_line
 from netplane.kernel import probe
+from netplane.kernel.host import STATE_DIRECTORY
 from netplane.sources.network_options import read_network_settings
 
-_STATE = Path("/var/lib/netplane")
 _STATE_HELP = "Folder of this node's WireGuard keys."
 _LONGEST_LINE = 4000
 
@@ -41,7 +41,9 @@ def group() -> None:
 @click.option("--from", "source", type=click.Path(path_type=Path), help="Directory (or file) of manifests: the Nodes.")
 @click.option("--node", help="The Node that this host is.")
 @click.option("--network", metavar="MODE|FILE", help="The mode of the Pod network, or a YAML file of settings.")
-@click.option("--state-dir", type=click.Path(path_type=Path), default=_STATE, show_default=True, help=_STATE_HELP)
+@click.option(
+    "--state-dir", type=click.Path(path_type=Path), default=STATE_DIRECTORY, show_default=True, help=_STATE_HELP
+)
 @output_option
 def check(source: Path | None, node: str | None, network: str | None, state_dir: Path, output: str) -> None:
     """Try what netplane needs of this host, and look for what would keep Pods of two nodes apart.

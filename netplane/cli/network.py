@@ -10,13 +10,11 @@ from typing import Any
 
 import click
 
-from netplane.agent.lock import RUN_DIRECTORY
 from netplane.agent.network import Look, PodNetwork, Seen
-from netplane.agent.pods import STATE_DIRECTORY
 from netplane.cli.options import network_option, output_option, plan_options, say, say_problems
 from netplane.cli.values import pending_value
 from netplane.errors import InputError
-from netplane.kernel.host import HostOptions, Summary
+from netplane.kernel.host import RUN_DIRECTORY, STATE_DIRECTORY, HostOptions, Summary
 from netplane.kernel.mechanism import Pending
 from netplane.plan.network_settings import NetworkSettings
 from netplane.plan.network_text import network_text

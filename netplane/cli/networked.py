@@ -13,7 +13,7 @@ from netplane.backends.network.compile import compile_network
 from netplane.cli.options import Command, say_problems
 from netplane.kernel import underlay
 from netplane.kernel.links import Links
-from netplane.kernel.wireguard_keys import IN_USE, KeyStore
+from netplane.kernel.wireguard_keys import IN_USE, KEYS, KeyStore
 from netplane.model.node import Node
 from netplane.plan import network_plan
 from netplane.plan.network import addresses_to_reach, plan_network
@@ -24,8 +24,6 @@ from netplane.sources.manifests import load
 from netplane.sources.network_options import read_network_settings
 
 NETWORK_HELP = "How Pods of one node reach those of another: a mode (vxlan, host-gw, ...) or a YAML file of settings."
-WIREGUARD_KEYS = "wireguard"
-"""The folder of the keys in the state directory."""
 _HERE = Place()
 
 
@@ -84,7 +82,7 @@ def _facts(nodes: Mapping[str, Node], node: str, settings: NetworkSettings, stat
     with Links() as kernel:
         found = underlay.look(kernel, addresses_to_reach(nodes, node, settings))
     known = {to: network_plan.Path(*path) for to, path in found.paths.items()}
-    key = _public_key(settings, state_dir / WIREGUARD_KEYS)
+    key = _public_key(settings, state_dir / KEYS)
     return HostFacts(known, found.networks, key, addresses=found.addresses)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from netplane.cli.networked import (
-    WIREGUARD_KEYS,
     Networked,
     network_option,
     networked,
@@ -22,7 +21,7 @@ from netplane.doctor.reach import Asked, Reach, advice, planned, reach, tells
 from netplane.errors import InputError, one_line
 from netplane.kernel import echo
 from netplane.kernel.echo_once import Lost, Ping, TooBig, echo_once
-from netplane.kernel.wireguard_keys import KeyStore
+from netplane.kernel.wireguard_keys import KEYS, KeyStore
 from netplane.model.address import IPAddress
 from netplane.plan.network_plan import PeerPlan
 
@@ -104,7 +103,7 @@ def explain(
 @output_option
 def key(node: str, state_dir: Path, rotate: bool, output: str) -> None:
     """This node's public WireGuard key, and the command that publishes it. Makes a key where there is none."""
-    store = KeyStore(state_dir / WIREGUARD_KEYS)
+    store = KeyStore(state_dir / KEYS)
     in_use, waiting = store.public(), store.rotate() if rotate else store.next_public()
     value = {"publicKey": in_use, "nextPublicKey": waiting, "node": node}
     say(output, value, key_text(value))

@@ -47,14 +47,17 @@ class Summary:
         return Summary(self.made + other.made, self.swept + other.swept, self.drift | other.drift)
 
 
+RUN_DIRECTORY, STATE_DIRECTORY = Path("/run/netplane"), Path("/var/lib/netplane")
+
+
 @dataclass(frozen=True, slots=True)
 class HostOptions:
     """What cannot be found out about a host, or shall not be. `iptables_variant` is one of its module's WISHES."""
 
     iptables_variant: str = AUTO
-    run_directory: Path = Path("/run/netplane")
+    run_directory: Path = RUN_DIRECTORY
     """Where what runs besides us is found again: root's, until the next start of the machine."""
-    state_directory: Path = Path("/var/lib/netplane")
+    state_directory: Path = STATE_DIRECTORY
     """Where keys are: root's, for ever."""
 
 

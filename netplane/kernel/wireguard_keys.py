@@ -13,6 +13,8 @@ from pathlib import Path
 from netplane.errors import RequirementError
 from netplane.kernel.private_folder import PrivateFolder
 
+KEYS = "wireguard"
+"""The folder of keys in the state directory."""
 IN_USE, NEXT = "private.key", "private.key.next"
 KEY_BYTES = 32
 

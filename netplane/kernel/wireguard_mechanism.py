@@ -30,14 +30,12 @@ from netplane.kernel.wireguard_changes import (
 )
 from netplane.kernel.wireguard_device import KERNEL_KIND, PROCESS_KIND, KernelDevice, ProcessDevice, WireguardDevice
 from netplane.kernel.wireguard_go import Silent
-from netplane.kernel.wireguard_keys import KeyStore
+from netplane.kernel.wireguard_keys import KEYS, KeyStore
 from netplane.programs.network import WireguardLink
 from netplane.programs.program import Program
 
 LINK = "np-wg"
 """What is swept where nothing is wanted and nothing is known of earlier."""
-KEYS = "wireguard"
-"""The folder of keys in the state directory."""
 _SHARE, _LONGEST_SECONDS = 100, 10.0
 """Comparing all peers takes a hundredth of a processor, but is never longer ago than this."""
 

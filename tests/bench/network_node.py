@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from netplane.agent.network import WIREGUARD_KEYS, Look, PodNetwork, Seen
+from netplane.agent.network import Look, PodNetwork, Seen
 from netplane.closing import Closing
 from netplane.errors import RequirementError
 from netplane.kernel import underlay
 from netplane.kernel.host import HostOptions
 from netplane.kernel.links import Links
-from netplane.kernel.wireguard_keys import KeyStore
+from netplane.kernel.wireguard_keys import KEYS, KeyStore
 from netplane.model.address import IPAddress
 from netplane.model.node import Node
 from netplane.model.snapshot import Snapshot
@@ -20,7 +20,7 @@ from netplane.plan.network_settings import NetworkSettings
 
 def keys(options: HostOptions) -> KeyStore:
     """The keys of a node."""
-    return KeyStore(options.state_directory / WIREGUARD_KEYS)
+    return KeyStore(options.state_directory / KEYS)
 
 
 class NodeNetwork(Closing):

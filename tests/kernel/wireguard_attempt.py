@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from netplane.errors import RequirementError
-from netplane.kernel.wireguard_keys import KeyStore
-from netplane.kernel.wireguard_mechanism import KEYS, LINK, Served, WireguardMechanism
+from netplane.kernel.wireguard_keys import KEYS, KeyStore
+from netplane.kernel.wireguard_mechanism import LINK, Served, WireguardMechanism
 from netplane.programs.network import NetworkProgram, WireguardLink
 from netplane.programs.program import Program
 
